@@ -1,0 +1,29 @@
+"""hftl: transfer learning on Hugging Face, staged, exact and fast.
+
+>>> from hftl import Recipe, Trainer, strategies
+>>> from hftl.tasks import ImageClassification
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hftl import strategies
+    from hftl.errors import HftlError
+    from hftl.phase import Phase
+    from hftl.predictor import Predictor
+    from hftl.recipe import Recipe
+    from hftl.trainer import Trainer
+
+__all__ = ["HftlError", "Phase", "Predictor", "Recipe", "Trainer", "strategies"]
+
+_HOMES = {"HftlError": "errors", "Phase": "phase", "Predictor": "predictor", "Recipe": "recipe", "Trainer": "trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: ``import hftl`` alone imports no torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"hftl.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'hftl' has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""Where a run stands, saved whole or not at all, in safetensors and JSON (nothing is ever unpickled)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hftl.runtime import random_states
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The next step to take: all before it is done. A finished epoch is (phase, epoch + 1, 0)."""
+
+    phase: int
+    epoch: int
+    step: int
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """All parameters and buffers of the model, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    save_file(_untied(model.state_dict()), draft)
+    draft.replace(path)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put saved weights into the model, bit for bit; tied tensors follow the one that was saved."""
+    model.load_state_dict(load_file(path), strict=False)
+
+
+def save_pretrained(folder: Path, model: Any, processor: Any) -> None:
+    """Write model and processor as an ordinary Hugging Face folder, whole or not at all."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    processor.save_pretrained(draft)
+    readable = 0o666 & ~_umask()
+    for file in draft.iterdir():
+        file.chmod(readable)  # safetensors writes for the owner alone; on a cluster others read it too
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def save(
+    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Replace the checkpoint in ``folder`` by where the run stands now.
+
+    It holds ``model.safetensors``; ``optimizer.safetensors`` (``<parameter>/<exp_avg …>``); ``random.safetensors`` and
+    ``state.json`` (progress, states of the random generators, and ``state``: the trainer's own plain data).
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_file(_untied(model.state_dict()), draft / "model.safetensors")
+    save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
+    randoms = random_states()
+    generators = {"torch": randoms.pop("torch")}
+    generators |= {f"cuda{index}": states for index, states in enumerate(randoms.pop("cuda"))}
+    save_file(generators, draft / "random.safetensors")
+    plain = {"progress": asdict(progress), "random": randoms, **state}
+    (draft / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors, one name for each memory: safetensors keeps no tensor twice."""
+    seen: set[tuple[int, torch.Size]] = set()
+    kept = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() == 0 or place not in seen:
+            kept[name] = tensor.detach().contiguous()
+            seen.add(place)
+    return kept
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state by the names of parameters, which outlast their order."""
+    state = optimizer.state
+    return {
+        f"{name}/{key}": torch.as_tensor(value).contiguous()
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+        for key, value in state.get(parameter, {}).items()
+    }

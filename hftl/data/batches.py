@@ -1,0 +1,111 @@
+"""The order of the data, as a pure function, and the loader that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+Indices = npt.NDArray[np.int64]
+BUCKET_STEPS = 50
+"""Steps whose rows are sorted by length together: long enough for little padding, short enough to stay random."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows ready for the model.
+
+    ``inputs`` are the model's keyword arguments (first dimension: rows); ``targets`` what the loss compares with, of
+    shape (rows, …), None where unknown; ``rows`` the indices into the examples, of shape (rows,).
+    """
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor | None
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on ``device``."""
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return replace(self, inputs=inputs, targets=targets)
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, for the loader's own use."""
+        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, targets=None if self.targets is None else self.targets.pin_memory())
+
+
+class Examples(Protocol):
+    """Rows of one split as a task reads them; the loader asks for whole batches."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how they are read, a line each."""
+
+    @property
+    def lengths(self) -> Indices | None:
+        """Length of each example where padding costs time, else None."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of these examples, in this order."""
+
+    def at(self, seed: Sequence[int]) -> Self:
+        """The same examples with the randomness of augmentation drawn from ``seed`` (and the row) alone."""
+
+
+def epoch_order(rows: int, lengths: Indices | None, batch_size: int, seed: Sequence[int]) -> list[Indices]:
+    """The examples of each optimizer step of one epoch: a shuffled partition of ``range(rows)``.
+
+    A pure function of its arguments. With ``lengths``, the shuffled rows are sorted by length within stretches of
+    ``BUCKET_STEPS`` steps, cut into steps, and the steps are shuffled again: little padding, still random.
+    """
+    rng = np.random.default_rng(list(seed))
+    order = rng.permutation(rows)
+    if lengths is None:
+        return _cut(order, batch_size)
+    stretches = _cut(order, batch_size * BUCKET_STEPS)
+    steps = [step for s in stretches for step in _cut(s[np.argsort(lengths[s], kind="stable")], batch_size)]
+    return [steps[index] for index in rng.permutation(len(steps))]
+
+
+def evaluation_order(rows: int, lengths: Indices | None, batch_size: int) -> list[Indices]:
+    """Every example once, longest first where there are lengths (so that memory runs out at once or never)."""
+    order = np.arange(rows) if lengths is None else np.argsort(-lengths, kind="stable")
+    return _cut(order, batch_size)
+
+
+def micro_batches(step: Indices, accumulation: int, rank: int = 0, world_size: int = 1) -> list[Indices]:
+    """The pieces of a step that one process computes, one after the other; none of them empty."""
+    pieces = np.array_split(step, accumulation * world_size)
+    return [piece for piece in pieces[rank * accumulation : (rank + 1) * accumulation] if len(piece)]
+
+
+def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
+    """The batches in the order given, read ahead by ``workers`` processes."""
+    loader: DataLoader[Any] = DataLoader(
+        examples,  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
+        batch_sampler=[batch.tolist() for batch in batches],
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # a batch is collated already
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else the loader draws a base seed from the global one, moving every dropout
+    )
+    return iter(loader)
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+def _cut(order: Indices, size: int) -> list[Indices]:
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,186 @@
+"""Find, replace and initialise the head; say what was loaded and what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from hftl.errors import HftlError
+from hftl.layers import LayerGroups, find_backbone
+
+DROPOUT_SETTINGS = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "dropout_rate")
+"""Names under which configurations keep the dropout in front of a classifier (dropout_rate: EfficientNet)."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pretrained model with its head for the task, and what came from where.
+
+    ``new`` and ``dropped`` are names of tensors: initialised at random here, and in the checkpoint but without use.
+    """
+
+    model: Any
+    tensors: int
+    parameters: int
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def load(
+    auto_class: str, source: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
+) -> Loaded:
+    """The checkpoint as the model of ``auto_class`` (``AutoModelFor…``) in float32, its head for ``labels``.
+
+    Random initialisation draws from torch's global generator: seed it before.
+
+    Raises:
+        HftlError: no such checkpoint, one of another kind, or one that leaves backbone layers without weights.
+    """
+    config = _config(auto_class, source, trust_remote_code)
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = None
+    model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
+    mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
+    new = set(info["missing_keys"]) | mismatched
+    if not keep_head:
+        new |= _initialise_head(model, set(dict(model.named_parameters())) - new)
+        set_head_dropout(model, head_dropout)
+    _check_backbone(model, source, new)
+    own = dict(model.named_parameters())
+    return Loaded(
+        model=model,
+        tensors=len(set(own) - new),
+        parameters=sum(tensor.numel() for name, tensor in own.items() if name not in new),
+        new=tuple(name for name in own if name in new),
+        dropped=tuple(sorted(set(info["unexpected_keys"]) | mismatched)),
+    )
+
+
+def skeleton(source: str, task_classes: Sequence[Any], trust_remote_code: bool) -> Any:
+    """The model without its weights (on the meta device), with the head of the first task that it fits.
+
+    Raises:
+        HftlError: no such checkpoint, or none of the tasks fits it.
+    """
+    problems = []
+    for task_class in task_classes:
+        try:
+            config = _config(task_class.auto_class, source, trust_remote_code)
+        except HftlError as error:
+            problems.append(error)
+            continue
+        with torch.device("meta"):
+            return getattr(transformers, task_class.auto_class).from_config(config, trust_remote_code=trust_remote_code)
+    raise problems[0]
+
+
+def own_labels(auto_class: str, source: str, label_map: Mapping[str, str], trust_remote_code: bool) -> tuple[str, ...]:
+    """The labels of the checkpoint's own head in its order, renamed by ``label_map`` (model's name -> data's name).
+
+    Raises:
+        HftlError: the map names a label that the model has not, or gives two labels one name.
+    """
+    config = _config(auto_class, source, trust_remote_code)
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    for label in label_map:
+        if label not in names:
+            raise HftlError(f"--task.label-map: {source} has no label {label!r}; it has {_some(names)}")
+    renamed = tuple(label_map.get(name, name) for name in names)
+    twice = next(
+        (name for index, name in enumerate(renamed) if name in renamed[:index] and name in label_map.values()), None
+    )
+    if twice is not None:
+        raise HftlError(f"--task.label-map: two labels of {source} would be {twice!r}; map one model label to each")
+    return renamed
+
+
+def set_head_dropout(model: nn.Module, p: float) -> None:
+    """Set every dropout outside the backbone, and the setting it comes from, to ``p``.
+
+    Configured values can be absurd for a new head (0.8 in MobileNetV2's checkpoint, 0.999 in YAMNet's).
+    """
+    backbone, _ = find_backbone(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and not name.startswith(f"{backbone}."):
+            module.p = p
+    config: Any = model.config
+    for setting in DROPOUT_SETTINGS:
+        if hasattr(config, setting):
+            setattr(config, setting, p)
+
+
+def _config(auto_class: str, source: str, trust_remote_code: bool) -> Any:
+    """The checkpoint's configuration, if it is of a kind that ``auto_class`` can load."""
+    if not Path(source).is_dir() and source.startswith((".", "/", "~")):
+        raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise HftlError(
+            f"--model {source}: it is neither a folder with a config.json nor a model that the Hub gave "
+            f"({_line(error)})"
+        ) from None
+    kinds = getattr(transformers, auto_class)._model_mapping
+    if type(config) not in kinds and not hasattr(config, "auto_map"):
+        raise HftlError(
+            f"--model {source}: a {config.model_type!r} model does not fit this task; "
+            f"name one that {auto_class} can load"
+        )
+    return config
+
+
+def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,  # never unpickle what somebody else wrote
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise HftlError(f"--model {source}: its weights do not load: {_line(error)}") from None
+    return model, info
+
+
+def _initialise_head(model: Any, loaded: set[str]) -> set[str]:
+    """Give head parameters that came from the checkpoint a fresh start too; the names of those."""
+    head = set(LayerGroups.of(model).parameters["head"]) & loaded
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        if own & head:
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # from_pretrained marks what it loaded
+            model._init_weights(module)
+    return head
+
+
+def _check_backbone(model: Any, source: str, new: set[str]) -> None:
+    groups = LayerGroups.of(model)
+    inner = [name for group in groups.names[:-2] for name in groups.parameters[group]]
+    missing = [name for name in inner if name in new]
+    if missing:
+        raise HftlError(
+            f"--model {source}: the checkpoint has no weights for {len(missing)} of {len(inner)} backbone tensors "
+            f"({_some(missing)}); it does not fit its config.json"
+        )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} … ({len(names)} in all)"
+
+
+def _line(error: Exception, most: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -1,0 +1,133 @@
+"""A trained run applied to inputs: evaluation and prediction, in training and after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hftl import tasks
+from hftl.data.batches import Examples, evaluation_order, load
+from hftl.data.splits import BadRow
+from hftl.errors import HftlError
+from hftl.recipe import Recipe, read_yaml
+from hftl.records import EvaluationProgress
+from hftl.runtime import Runtime
+from hftl.tasks.base import Outputs
+
+
+def outputs_of(
+    model: Any, examples: Examples, recipe: Recipe[Any], device: torch.device, split: str
+) -> Generator[EvaluationProgress, None, Outputs]:
+    """Run every example through the model once, in eval mode and without gradient.
+
+    Yields how far it is; returns what the task keeps of the outputs, in the order of the examples.
+    """
+    model.eval()
+    batches = evaluation_order(len(examples), examples.lengths, recipe.eval_batch_size)
+    kept: dict[str, list[torch.Tensor]] = {}
+    done = 0
+    with torch.inference_mode():
+        for batch in load(examples, batches, recipe.workers):
+            for name, tensor in recipe.task.reduce(model(**batch.to(device).inputs)).items():
+                kept.setdefault(name, []).append(tensor.cpu())
+            done += len(batch)
+            yield EvaluationProgress(split, done, len(examples))
+    back = np.argsort(np.concatenate(batches))
+    return {name: torch.cat(tensors).numpy()[back] for name, tensors in kept.items()}
+
+
+class Predictor:
+    """A run folder's model and everything needed to apply it as it was trained.
+
+    >>> predictor = Predictor("runs/pets")
+    >>> predictor(["photo.jpg"])[0]["label"]
+    >>> predictor.evaluate("test")
+
+    Raises:
+        HftlError: no such run, or one that has not ended.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.folder = Path(run).expanduser()
+        if not (self.folder / "recipe.yaml").is_file():
+            raise HftlError(f"{run}: no run lies there (it has no recipe.yaml); name a folder that hftl fit wrote")
+        if not (self.folder / "model").is_dir():
+            raise HftlError(f"{run}: the run has not ended: there is no model/ in it yet")
+        recipe = read_yaml(self.folder / "recipe.yaml", tasks.find)
+        source = str(self.folder / "model")
+        self.recipe = dataclasses.replace(
+            recipe, model=source, keep_head=True, task=dataclasses.replace(recipe.task, label_map={})
+        )
+        self._runtime = Runtime(recipe.precision)
+        self.processor = self.recipe.task.load_processor(source, recipe.trust_remote_code)
+        loaded = self.recipe.task.load_model(source, self._labels(), True, 0.0, recipe.trust_remote_code)
+        self.model = self._runtime.prepare(loaded.model)
+        self.bad_rows: list[BadRow] = []
+        """What the last call could not read, and why."""
+
+    def _labels(self) -> tuple[str, ...]:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.recipe.model, trust_remote_code=self.recipe.trust_remote_code)
+        return tuple(config.id2label[index] for index in range(config.num_labels))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, by id."""
+        return self._labels()
+
+    def __call__(self, inputs: Any) -> list[dict[str, Any]]:
+        """The answer for each input: a file, folder or object, or a list of them.
+
+        Each has ``name`` and what the task answers: ``label``, ``score`` (its probability), ``scores`` of all labels.
+
+        Raises:
+            HftlError: nothing among the inputs can be read. Single bad ones are left out and listed in ``bad_rows``.
+        """
+        many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+        dataset, self.bad_rows = self.recipe.task.read_inputs(many)
+        names = dataset["name"]
+        outputs = drain(self._outputs(dataset.remove_columns("name"), "inputs"))
+        answers = self.recipe.task.answers(outputs, self.labels)
+        return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
+
+    def evaluate(self, split: str = "validation", data: Any = None) -> dict[str, float]:
+        """The scores on a split of the run's own data, or of other ``data`` with the same labels.
+
+        Raises:
+            HftlError: the data were handed in as objects and are not given again, or have no such split.
+        """
+        scores: dict[str, float] = drain(self.evaluating(split, data))
+        return scores
+
+    def evaluating(self, split: str, data: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
+        """``evaluate``, telling how far it is."""
+        task, recipe = self.recipe.task, self.recipe
+        if data is None and isinstance(task.data, str) and task.data.startswith("<"):
+            raise HftlError(f"{self.folder}: its data were handed in as objects {task.data}; give them again (data=…)")
+        if data is not None:
+            task = dataclasses.replace(task, data=data, lone_labels="keep")
+        there = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code).named()
+        if split not in there:
+            raise HftlError(f"--split {split}: the data have no such split; there are {', '.join(there)}")
+        outputs = yield from self._outputs(there[split], split)
+        scores: dict[str, float] = task.score(outputs, there[split])
+        return scores
+
+    def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:
+        examples = self.recipe.task.examples(dataset, self.processor, augment=False)
+        return outputs_of(self.model, examples, self.recipe, self._runtime.device, split)
+
+
+def drain(progress: Generator[EvaluationProgress, None, Any]) -> Any:
+    """What the generator returns, its progress unseen."""
+    while True:
+        try:
+            next(progress)
+        except StopIteration as done:
+            return done.value

@@ -1,0 +1,106 @@
+"""From a recipe to all that training needs: data checked, model loaded, phases resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hftl.data.batches import Examples
+from hftl.data.splits import Splits
+from hftl.errors import HftlError
+from hftl.heads import Loaded
+from hftl.layers import LayerGroups, start_of
+from hftl.recipe import Recipe, resolve_phases
+from hftl.records import GroupRow, PhaseStarted, RunStarted
+from hftl.runtime import Runtime, seed_everything
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a recipe comes to on this machine. ``recipe`` has nothing left open."""
+
+    recipe: Recipe[Any]
+    splits: Splits
+    loaded: Loaded
+    processor: Any
+    groups: LayerGroups
+
+    def examples(self, split: str, augment: bool = False) -> Examples:
+        """The rows of a split as batches.
+
+        Raises:
+            HftlError: the data have no such split.
+        """
+        there = self.splits.named()
+        if split not in there:
+            raise HftlError(f"--split {split}: the data have no such split; there are {', '.join(there)}")
+        found: Examples = self.recipe.task.examples(there[split], self.processor, augment)
+        return found
+
+    def majority(self) -> dict[str, float]:
+        """Validation scores of the best answer that ignores the input."""
+        scores: dict[str, float] = self.recipe.task.majority(self.splits.train, self.splits.validation)
+        return scores
+
+    def run_started(self, folder: Path, runtime: Runtime) -> RunStarted:
+        """What there is to tell before the first phase."""
+        examples = {name: self.examples(name) for name in self.splits.named()}
+        reading = [f"{name}: {note}" for name, rows in examples.items() for note in rows.notes]
+        return RunStarted(
+            folder=str(folder),
+            task=self.recipe.task.name,
+            model=self.recipe.model,
+            device=str(runtime.device),
+            precision=runtime.precision,
+            processes=runtime.world_size,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            rows={name: len(rows) for name, rows in examples.items()},
+            labels=list(self.splits.labels),
+            notes=[*self.splits.notes, *reading],
+            loaded={
+                "tensors": self.loaded.tensors,
+                "parameters": self.loaded.parameters,
+                "new": list(self.loaded.new),
+                "dropped": list(self.loaded.dropped),
+            },
+            majority=self.majority(),
+        )
+
+    def phase_started(self, number: int, rows: int) -> PhaseStarted:
+        """What phase ``number`` trains, over so many training rows."""
+        phase = self.recipe.phases[number]
+        sizes = {name: parameter.numel() for name, parameter in self.loaded.model.named_parameters()}
+        unfrozen, lr, table = self.groups.unfrozen(phase.unfreeze), phase.lr or 0.0, []
+        for group, names in self.groups.parameters.items():
+            size = sum(sizes[name] for name in names)
+            trains = group in unfrozen
+            scaled = lr * self.groups.lr_scale(group, phase.layer_decay) if trains else None
+            table.append(GroupRow(group, size, size if trains else 0, scaled))
+        steps = math.ceil(rows / self.recipe.batch_size)
+        return PhaseStarted(number, str(phase.unfreeze), phase.epochs, steps, lr, table)
+
+
+def prepare(recipe: Recipe[Any]) -> Prepared:
+    """Read and check the data, load the model with its head, partition its layers, resolve the phases.
+
+    Raises:
+        HftlError: anything about data, model or phases that a person can mend.
+    """
+    task = recipe.task
+    recipe = dataclasses.replace(recipe, keep_head=recipe.keep_head or not recipe.phases)
+    processor = task.load_processor(recipe.model, recipe.trust_remote_code)
+    splits = task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code)
+    seed_everything((recipe.seed,))
+    loaded = task.load_model(
+        recipe.model, splits.labels, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
+    )
+    groups = LayerGroups.of(loaded.model, recipe.layer_groups)
+    start = "neck" if set(groups.parameters["neck"]) & set(loaded.new) else start_of(loaded.model.config.model_type)
+    phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
+    for phase in phases:
+        groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
+    return Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups)

@@ -1,0 +1,172 @@
+"""A recipe: one declared experiment, as frozen dataclasses with a YAML round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from hftl import strategies
+from hftl.errors import HftlError
+from hftl.phase import Phase, Strict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe(Strict, Generic[T]):
+    """Task, model, phases and settings of one run.
+
+    Raises:
+        HftlError: a value out of its range.
+    """
+
+    task: T
+    model: str
+    """A local folder of a pretrained model, or its name on the Hub."""
+    phases: tuple[Phase, ...] = field(default_factory=strategies.lp_ft)
+    """The stages of the transfer, in order; none at all scores the pretrained model as it is."""
+    output_dir: str | None = None
+    """The run folder; unset, runs/<data>-<model>-<n>."""
+    seed: int = 0
+    """Of the new head, the order of the data, augmentation and dropout."""
+    batch_size: int = 32
+    """Rows in one optimizer step, over all micro-batches and processes."""
+    eval_batch_size: int = 64
+    """Rows in one forward pass of an evaluation."""
+    accumulation: int = 1
+    """Micro-batches into which each step is cut, where memory is short; the result stays the same."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision; weights are always float32. auto: bf16 where the hardware has it."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the gradient of a step; None does not clip."""
+    head_dropout: float = 0.1
+    """Dropout in front of the new head, whatever the checkpoint was configured with."""
+    keep_head: bool = False
+    """Keep the pretrained head; its labels must match the data's."""
+    best_by: str | None = None
+    """The validation score that chooses the best epoch; unset, the task's first metric. loss: the lowest loss."""
+    layer_groups: dict[str, str] = field(default_factory=dict)
+    """Regular expression on parameter names -> layer group ("stem", "block 3", "neck", "head"), where the partition
+    found by itself is not the one wanted."""
+    workers: int = 0
+    """Processes that read and transform ahead of the training; 0 reads in between."""
+    log_every: int = 10
+    """Steps between two recorded losses."""
+    trust_remote_code: bool = False
+    """Allow a model's own code from the Hub to run."""
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("batch_size", 1),
+            ("eval_batch_size", 1),
+            ("accumulation", 1),
+            ("workers", 0),
+            ("log_every", 1),
+        ):
+            if getattr(self, name) < low:
+                raise HftlError(f"{name}: {getattr(self, name)} is out of range; it must be at least {low}")
+        if not 0 <= self.head_dropout < 1:
+            raise HftlError(f"head_dropout: {self.head_dropout} is out of range; it must be at least 0 and below 1")
+        if self.accumulation > self.batch_size:
+            raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
+
+
+def resolve_phases(phases: tuple[Phase, ...], start: str, head_lr: float, lr: float) -> tuple[Phase, ...]:
+    """Phases with nothing left open: ``auto`` is ``start``, an unset learning rate the one for its depth."""
+    return tuple(
+        dataclasses.replace(
+            phase,
+            unfreeze=start if phase.unfreeze == "auto" else phase.unfreeze,
+            lr=phase.lr if phase.lr is not None else head_lr if phase.head_only else lr,
+        )
+        for phase in phases
+    )
+
+
+def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:
+    """The recipe as plain data; the task's name stands inside ``task``. Data objects are named by fingerprint."""
+    plain = dataclasses.asdict(dataclasses.replace(recipe, task=None))
+    task = {
+        f.name: value if _is_plain(value := getattr(recipe.task, f.name)) else describe_object(value)
+        for f in dataclasses.fields(recipe.task)
+    }
+    lists: dict[str, Any] = _lists({**plain, "task": {"name": recipe.task.name, **task}})
+    return lists
+
+
+def to_yaml(recipe: Recipe[Any]) -> str:
+    """The recipe as YAML, keys in the order of the fields."""
+    return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def from_dict(plain: Any, find_task: Callable[[str], type[Any]], origin: str) -> Recipe[Any]:
+    """The recipe that plain data declares; ``find_task`` gives the class of a task by its name.
+
+    Raises:
+        HftlError: a key that is no option, a value of the wrong type, or no task; ``origin`` names the source.
+    """
+    task = plain.get("task") if isinstance(plain, dict) else None
+    if not isinstance(task, dict) or "name" not in task:
+        raise HftlError(f"{origin}: it names no task; add for example 'task: {{name: image-classification, data: …}}'")
+    task_class = find_task(str(task["name"]))
+    rest = {key: value for key, value in task.items() if key != "name"}
+    recipe_class: Any = Recipe
+    try:
+        found: Recipe[Any] = TypeAdapter(recipe_class[task_class]).validate_python({**plain, "task": rest})
+    except ValidationError as error:
+        raise HftlError(f"{origin}: {_first_problem(error, task_class)}") from None
+    return found
+
+
+def read_yaml(path: str | Path, find_task: Callable[[str], type[Any]]) -> Recipe[Any]:
+    """The recipe in a YAML file.
+
+    Raises:
+        HftlError: no such file, not YAML, or not a recipe (see ``from_dict``).
+    """
+    try:
+        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HftlError(f"{path}: {error.strerror or error}; name an existing YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HftlError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return from_dict(plain, find_task, str(path))
+
+
+def describe_object(data: Any) -> str:
+    """One line that stands for data handed in as an object, with the fingerprint of each split."""
+    splits = data if isinstance(data, dict) else {"train": data}
+    prints = ", ".join(f"{name} {getattr(split, '_fingerprint', '?')}" for name, split in splits.items())
+    return f"<{type(data).__name__}: {prints}>"
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool | tuple) or type(value) is dict
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, deeply: YAML's safe dumper knows no tuples."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _first_problem(error: ValidationError, task_class: type[Any]) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        inner: dict[Any, Any] = {"phases": Phase, "task": task_class}
+        owner = Recipe if len(problem["loc"]) == 1 else inner[problem["loc"][0]]
+        names = [f.name for f in dataclasses.fields(owner)]
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        return f"'{place}' is no option; " + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}")
+    if problem["type"] == "missing":
+        return f"'{place}' is missing; add it"
+    return f"'{place}': {problem['msg']} (it is {problem['input']!r})"

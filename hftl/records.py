@@ -1,0 +1,126 @@
+"""What a run tells: one dataclass for each thing that can happen, as plain data.
+
+``Trainer.run()`` yields these in order; the progress display, the history file and whatever a user adds are readers
+of that stream. Field names are those of ``history.jsonl``. ``seconds`` fields differ between two runs of one recipe;
+everything else is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The run is set up: data read, model loaded."""
+
+    folder: str
+    task: str
+    model: str
+    device: str
+    precision: str
+    processes: int
+    batch_size: int
+    seed: int
+    rows: dict[str, int]
+    labels: list[str]
+    notes: list[str]
+    """What was decided on the way (a split that was cut, rows that were skipped), a line each."""
+    loaded: dict[str, Any]
+    """What came from the checkpoint: {"tensors": int, "parameters": int, "new": [...], "dropped": [...]}"""
+    majority: dict[str, float]
+    """Validation scores of always answering with the commonest training label."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One layer group in one phase."""
+
+    group: str
+    parameters: int
+    trainable: int
+    lr: float | None
+    """Peak learning rate; None where frozen."""
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase begins: what trains in it, and for how many steps."""
+
+    phase: int
+    unfreeze: str
+    epochs: int
+    steps_per_epoch: int
+    lr: float
+    groups: list[GroupRow]
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """One optimizer step. ``loss`` and ``grad_norm`` are means over the steps since the last that had them."""
+
+    phase: int
+    epoch: int
+    step: int
+    """Counted from 0 within the phase."""
+    rows: int
+    lr: float
+    loss: float | None
+    grad_norm: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """So many of the split's rows have been predicted."""
+
+    split: str
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Scores of one split after an epoch (or of the pretrained model: phase and epoch are None)."""
+
+    phase: int | None
+    epoch: int | None
+    split: str
+    scores: dict[str, float]
+    best: bool
+    """Whether these are the best of their phase so far."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PhaseEnded:
+    """A phase is over and its best epoch restored."""
+
+    phase: int
+    best_epoch: int
+    scores: dict[str, float]
+    stopped_early: bool
+    frozen_tensors: int
+    """Parameters and buffers that were frozen: found bit-equal to what they were when the phase began."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The best model is saved."""
+
+    best_phase: int | None
+    best_epoch: int | None
+    scores: dict[str, dict[str, float]]
+    """Of the saved model, by split."""
+    folder: str
+    seconds: float
+
+
+Record = RunStarted | PhaseStarted | StepTaken | EvaluationProgress | Evaluated | PhaseEnded | RunEnded
+
+
+def as_plain(record: Record) -> dict[str, Any]:
+    """The record as JSON-ready data, its kind under ``record``."""
+    return {"record": type(record).__name__, **dataclasses.asdict(record)}

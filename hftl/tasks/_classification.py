@@ -1,0 +1,135 @@
+"""What image and text classification share: labels, cross-entropy, scores, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from hftl.errors import HftlError
+from hftl.phase import Strict
+from hftl.tasks.base import Outputs, log_softmax
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+    from hftl.data.batches import Batch
+    from hftl.data.sources import Data
+    from hftl.data.splits import Splits
+    from hftl.heads import Loaded
+else:
+    Data = str  # what a command line can hold; the library takes datasets objects as well
+
+
+@dataclass(frozen=True)
+class Classification(Strict):
+    """Options of every classification task. A task names its input (``kind``) and the model class it wants."""
+
+    kind: ClassVar[Literal["image", "text"]]
+    auto_class: ClassVar[str]
+
+    data: Data
+    """A folder (one sub-folder a class), a csv, json, jsonl or parquet file or a folder of them, a saved DatasetDict,
+    or a Hub name."""
+    subset: str | None = None
+    """Which configuration of a Hub set that has several."""
+    label_column: str | None = None
+    """Column of the labels; unset, found by name and type."""
+    max_rows: int | None = None
+    """For quick tries: at most so many rows of each split, stratified and seeded."""
+    validation_fraction: float = 0.2
+    """Part of the training rows that becomes the validation split where the data have none."""
+    bad_rows: Literal["skip", "error"] = "skip"
+    """Rows without label or with unreadable input: skipped and listed in the run folder, or an error."""
+    lone_labels: Literal["error", "keep"] = "error"
+    """A label that the training split alone has."""
+    label_map: dict[str, str] = field(default_factory=dict)
+    """Names of the model's labels -> the data's, where the pretrained head is kept."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes."""
+    metrics: tuple[str, ...] = ("accuracy", "macro_f1")
+    """Scores to report: accuracy, macro_f1, or the name or path of any other evaluate metric."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise HftlError(
+                f"label_smoothing: {self.label_smoothing} is out of range; it must be at least 0 and below 1"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise HftlError(
+                f"validation_fraction: {self.validation_fraction} is out of range; it must be between 0 and 1"
+            )
+        if self.max_rows is not None and self.max_rows < 2:
+            raise HftlError(f"max_rows: {self.max_rows} is too few; use at least 2")
+        if not self.metrics:
+            raise HftlError("metrics: name at least one, such as accuracy")
+
+    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool) -> Splits:
+        """See ``Task``."""
+        from hftl import heads
+        from hftl.data import sources, splits
+
+        known = heads.own_labels(self.auto_class, model, self.label_map, trust_remote_code) if keep_head else None
+        return splits.prepare(
+            sources.load(self.data, kind=self.kind, subset=self.subset),
+            kind=self.kind,
+            input_column=getattr(self, f"{self.kind}_column"),
+            label_column=self.label_column,
+            max_rows=self.max_rows,
+            validation_fraction=self.validation_fraction,
+            bad_rows=self.bad_rows,
+            lone_labels=self.lone_labels,
+            known_labels=known,
+            seed=seed,
+        )
+
+    def load_model(
+        self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
+    ) -> Loaded:
+        """See ``Task``."""
+        from hftl import heads
+
+        return heads.load(self.auto_class, model, labels, keep_head, head_dropout, trust_remote_code)
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross-entropy of each row, shape (rows,)."""
+        from torch.nn.functional import cross_entropy
+
+        if batch.targets is None:
+            raise HftlError("loss: the rows have no labels")
+        return cross_entropy(
+            outputs.logits.float(), batch.targets, label_smoothing=self.label_smoothing, reduction="none"
+        )
+
+    def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """The logits, shape (rows, classes), float32."""
+        return {"logits": outputs.logits.float()}
+
+    def score(self, outputs: Outputs, dataset: Dataset) -> dict[str, float]:
+        """The metrics of the most probable labels, and ``loss``, the mean cross-entropy without smoothing."""
+        from hftl import metrics
+
+        labels = np.asarray(dataset["label"])
+        logits = outputs["logits"]
+        loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
+        return {**metrics.score(self.metrics, logits.argmax(axis=1), labels), "loss": float(loss)}
+
+    def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
+        """Scores of always answering the commonest training label."""
+        from hftl import metrics
+
+        labels = np.asarray(dataset["label"])
+        commonest = np.bincount(np.asarray(train["label"])).argmax()
+        return metrics.score(self.metrics, np.full_like(labels, commonest), labels)
+
+    def answers(self, outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Most probable label, its probability (``score``), and the probabilities of all (``scores``)."""
+        found = []
+        for row in np.exp(log_softmax(outputs["logits"])):
+            scores = {labels[index]: float(row[index]) for index in np.argsort(-row)}
+            label, score = next(iter(scores.items()))
+            found.append({"label": label, "score": score, "scores": scores})
+        return found

@@ -1,0 +1,73 @@
+"""What the trainer asks of a task: rows to batches, model and head, loss, predictions, scores.
+
+A task is a frozen dataclass of options. It holds no state: what it loads it returns, and what it needs it is given,
+so one task serves training, evaluation and prediction alike. Tasks never see the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+
+    from hftl.data.batches import Batch, Examples
+    from hftl.data.splits import BadRow, Splits
+    from hftl.heads import Loaded
+
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""
+
+
+class Task(Protocol):
+    """Modality and objective."""
+
+    name: ClassVar[str]
+    """As typed: ``image-classification``."""
+    head_lr: ClassVar[float]
+    """Default peak learning rate of a phase that trains head or neck alone."""
+    lr: ClassVar[float]
+    """Default peak learning rate of a phase that trains backbone blocks."""
+
+    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool) -> Splits:
+        """The splits, checked, labels fixed; ``keep_head`` orders the labels as the model's own head does."""
+
+    def load_model(
+        self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
+    ) -> Loaded:
+        """The pretrained model in float32 with a head for ``labels``."""
+
+    def load_processor(self, model: str, trust_remote_code: bool) -> Any:
+        """What turns inputs into what the model takes: image processor, tokenizer; saved beside the model."""
+
+    def examples(self, dataset: Dataset, processor: Any, augment: bool) -> Examples:
+        """The rows as batches the model takes; random views of them if ``augment``."""
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Loss of each row, of shape (rows,), from the model's outputs; the model never sees the targets."""
+
+    def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """What scores and answers need of a batch's outputs: tensors of shape (rows, …)."""
+
+    def score(self, outputs: Outputs, dataset: Dataset) -> dict[str, float]:
+        """Scores of the whole split, computed once from all outputs. The first is the one that chooses."""
+
+    def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
+        """Scores on ``dataset`` of the best answer that ignores the input, learnt from ``train``."""
+
+    def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
+        """What a person hands to ``predict`` (objects, files, folders) as rows with a ``name`` column; what is bad."""
+
+    def answers(self, outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """One plain answer for each example."""
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Log-probabilities of logits of shape (rows, classes), in double precision."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

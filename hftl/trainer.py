@@ -1,0 +1,292 @@
+"""Phases -> epochs -> steps -> evaluation: the one loop of every modality."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from hftl import run_folder
+from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
+from hftl.data.batches import epoch_order, load, micro_batches
+from hftl.errors import HftlError
+from hftl.layers import freeze, frozen_digests, set_modes
+from hftl.optim import build_optimizer, set_lr
+from hftl.phase import Phase
+from hftl.predictor import drain, outputs_of
+from hftl.prepare import prepare
+from hftl.recipe import Recipe, to_yaml
+from hftl.records import (
+    Evaluated,
+    EvaluationProgress,
+    PhaseEnded,
+    Record,
+    RunEnded,
+    StepTaken,
+)
+from hftl.report import card, curves
+from hftl.runtime import Runtime, seed_everything
+from hftl.schedule import factor
+
+T = TypeVar("T")
+Reader = Callable[[Record], None]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of a phase, or of the run (phase and epoch None: of the pretrained model)."""
+
+    phase: int | None
+    epoch: int | None
+    scores: dict[str, float]
+
+
+class Trainer(Generic[T]):
+    """Runs a recipe; nothing is read or written before ``run`` or ``fit``.
+
+    >>> trainer = Trainer(Recipe(task=ImageClassification(data="data/pets"), model="google/vit-base-patch16-224"))
+    >>> trainer.fit()
+    >>> trainer.evaluate("test")
+    """
+
+    def __init__(self, recipe: Recipe[T]) -> None:
+        self.recipe: Recipe[Any] = recipe
+
+    def fit(self, *readers: Reader) -> RunEnded:
+        """Run the recipe to its end; every record goes to each reader (none given: to the progress display).
+
+        Raises:
+            HftlError: anything that a person can mend; what was finished before it stays in the run folder.
+        """
+        if not readers:
+            from hftl.display import Display
+
+            with Display() as display:
+                return self.fit(display)
+        for record in self.run():
+            for reader in readers:
+                reader(record)
+        if not isinstance(record, RunEnded):
+            raise RuntimeError(f"the run ended with {record}")
+        return record
+
+    def run(self) -> Iterator[Record]:
+        """Run the recipe as a stream of records; each is in ``history.jsonl`` when it is yielded."""
+        path = run_folder.choose(self.recipe)
+        self.runtime = Runtime(self.recipe.precision)
+        self.ready = prepare(self.recipe)
+        self.recipe = replace(self.ready.recipe, output_dir=str(path))
+        self.folder = run_folder.create(path)
+        for record in self._run():
+            self.folder.log(record)
+            yield record
+
+    def evaluate(self, split: str = "validation") -> dict[str, float]:
+        """Scores, on a split of the recipe's data, of the best model of the run that has ended.
+
+        Raises:
+            HftlError: nothing has been run yet, or the data have no such split.
+        """
+        if not hasattr(self, "ready"):
+            raise HftlError("evaluate: nothing has been run yet; call fit() first, or use Predictor(run folder)")
+        scores: dict[str, float] = drain(self._score(split))
+        return scores
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> Iterator[Record]:
+        begun = time.monotonic()
+        self.model = self.ready.loaded.model
+        self.best: Best | None = None
+        self.ended: list[dict[str, Any]] = []
+        started = self.ready.run_started(self.folder.path, self.runtime)
+        self._worth({**started.majority, "loss": 0.0})  # a --best-by that names no score is better said now than later
+        self._write_declarations()
+        yield started
+        if not self.recipe.phases:
+            yield from self._score_pretrained()
+        for number, phase in enumerate(self.recipe.phases):
+            yield from self._phase(number, phase)
+        yield from self._finish(begun)
+
+    def _phase(self, number: int, phase: Phase) -> Iterator[Record]:
+        """One phase: a fresh start, its epochs, its best epoch restored."""
+        begun, recipe, task, runtime = time.monotonic(), self.recipe, self.recipe.task, self.runtime
+        model, optimizer, frozen = self._fresh_start(phase)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        train = self.ready.examples("train", augment=not phase.head_only)
+        per_epoch = math.ceil(len(train) / recipe.batch_size)
+        yield self.ready.phase_started(number, len(train))
+        best: Best | None = None
+        for epoch in range(phase.epochs):
+            seed = (recipe.seed, number, epoch)
+            seed_everything((*seed, runtime.rank))
+            set_modes(self.model, self.ready.groups.backbone, phase.batch_norm == "update")
+            order = epoch_order(len(train), train.lengths, recipe.batch_size, seed)
+            steps = [micro_batches(rows, recipe.accumulation, runtime.rank, runtime.world_size) for rows in order]
+            batches = load(train.at(seed), [piece for pieces in steps for piece in pieces], recipe.workers)
+            meter = Meter(recipe.log_every, per_epoch)
+            for step, (rows, pieces) in enumerate(zip(order, steps, strict=True)):
+                lr = (phase.lr or 0.0) * factor(phase, epoch * per_epoch + step, phase.epochs * per_epoch)
+                set_lr(optimizer, lr)
+                for index, _ in enumerate(pieces):
+                    batch = next(batches).to(runtime.device)
+                    with runtime.no_sync(model, when=index < len(pieces) - 1):
+                        loss = task.loss(model(**batch.inputs), batch).sum() / len(rows)
+                        runtime.backward(loss * runtime.world_size)  # processes average what here is to be a sum
+                    meter.add_loss(loss.detach())
+                meter.add_norm(runtime.clip(parameters, recipe.clip_norm))
+                optimizer.step()
+                optimizer.zero_grad()
+                yield StepTaken(number, epoch, epoch * per_epoch + step, len(rows), lr, *meter.read(step))
+            evaluated = yield from self._validate(number, epoch, model, best)
+            best = self._keep(best, evaluated)
+            yield evaluated
+            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
+            if phase.patience is not None and epoch - (best.epoch or 0) >= phase.patience:
+                break
+        yield self._phase_ended(number, phase, frozen, best, epoch, begun)
+
+    # -- what the loop is made of --------------------------------------------------------------------------------
+
+    def _fresh_start(self, phase: Phase) -> tuple[Any, torch.optim.Optimizer, dict[str, bytes]]:
+        """Unwrap, set what is trainable, new optimizer, prepare again; and what is frozen, by digest."""
+        groups = self.ready.groups
+        self.model = self.runtime.unwrap(self.model)
+        freeze(self.model, groups, phase.unfreeze)
+        set_modes(self.model, groups.backbone, phase.batch_norm == "update")
+        frozen = frozen_digests(self.model)
+        model, optimizer = self.runtime.prepare(self.model, build_optimizer(self.model, groups, phase))
+        return model, optimizer, frozen
+
+    def _validate(
+        self, phase: int | None, epoch: int | None, model: Any, best: Best | None
+    ) -> Generator[Record, None, Evaluated]:
+        begun = time.monotonic()
+        scores = yield from self._score("validation", model)
+        better = best is None or self._worth(scores) > self._worth(best.scores)
+        return Evaluated(phase, epoch, "validation", scores, better, time.monotonic() - begun)
+
+    def _score(self, split: str, model: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
+        examples, recipe = self.ready.examples(split), self.recipe
+        outputs = yield from outputs_of(model or self.model, examples, recipe, self.runtime.device, split)
+        scores: dict[str, float] = recipe.task.score(outputs, self.ready.splits.named()[split])
+        return scores
+
+    def _worth(self, scores: dict[str, float]) -> float:
+        """The number that is highest for the best epoch."""
+        chosen = self.recipe.best_by or next(iter(scores))
+        if chosen not in scores:
+            raise HftlError(f"--best-by {chosen}: there is no such score; there are {', '.join(scores)}")
+        return -scores[chosen] if chosen == "loss" else scores[chosen]
+
+    def _keep(self, best: Best | None, evaluated: Evaluated) -> Best:
+        if best is not None and not evaluated.best:
+            return best
+        save_weights(self.folder.checkpoints / "phase-best.safetensors", self.model)
+        return Best(evaluated.phase, evaluated.epoch, evaluated.scores)
+
+    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, best: Best) -> None:
+        state = {"best": self.best and asdict(self.best), "phase_best": asdict(best), "phases": self.ended}
+        save(self.folder.checkpoints / "last", progress, self.model, optimizer, state)
+
+    def _phase_ended(
+        self, number: int, phase: Phase, frozen: dict[str, bytes], best: Best | None, epoch: int, begun: float
+    ) -> PhaseEnded:
+        """Restore the best epoch, see that what was frozen is bit-equal, and keep the best of the run."""
+        if best is None or best.epoch is None:
+            raise RuntimeError(f"phase {number} ended without an evaluation")
+        chosen = self.folder.checkpoints / "phase-best.safetensors"
+        load_weights(chosen, self.model)
+        set_modes(self.model, self.ready.groups.backbone, phase.batch_norm == "update")
+        moved = [name for name, digest in frozen_digests(self.model).items() if frozen.get(name) != digest]
+        if moved:
+            raise RuntimeError(f"phase {number}: {len(moved)} frozen tensors moved, {moved[0]} first; this is a bug")
+        if self.best is None or self._worth(best.scores) > self._worth(self.best.scores):
+            self.best = best
+            chosen.replace(self.folder.checkpoints / "best.safetensors")
+        ended = PhaseEnded(
+            phase=number,
+            best_epoch=best.epoch,
+            scores=best.scores,
+            stopped_early=epoch + 1 < phase.epochs,
+            frozen_tensors=len(frozen),
+            seconds=time.monotonic() - begun,
+        )
+        trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        self.ended.append({**asdict(ended), "unfreeze": str(phase.unfreeze), "trainable": trainable})
+        return ended
+
+    def _score_pretrained(self) -> Iterator[Record]:
+        self.model = self.runtime.prepare(self.model)
+        evaluated = yield from self._validate(None, None, self.model, None)
+        yield evaluated
+        self.best = Best(None, None, evaluated.scores)
+
+    def _finish(self, begun: float) -> Iterator[Record]:
+        """Restore the best of the run, score it on the test split, write what lasts."""
+        if self.best is None:
+            raise RuntimeError("the run ended without an evaluation")
+        weights = self.folder.checkpoints / "best.safetensors"
+        if weights.exists():
+            load_weights(weights, self.model)
+        scores = {"validation": self.best.scores}
+        if "test" in self.ready.splits.named():
+            started = time.monotonic()
+            scores["test"] = yield from self._score("test")
+            yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
+        save_pretrained(self.folder.model, self.runtime.unwrap(self.model), self.ready.processor)
+        best = {"phase": self.best.phase, "epoch": self.best.epoch}
+        metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
+        run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
+        ended = RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), time.monotonic() - begun)
+        curves.draw(self.folder.path)
+        card.write(self.folder.path)
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        yield ended
+
+    def _write_declarations(self) -> None:
+        environment = run_folder.environment(str(self.runtime.device), self.runtime.precision)
+        run_folder.write_text(self.folder.environment, json.dumps(environment, indent=2) + "\n")
+        run_folder.write_text(self.folder.recipe, to_yaml(self.recipe))
+        if self.ready.splits.bad_rows:
+            run_folder.write_bad_rows(self.folder.bad_rows, self.ready.splits.bad_rows)
+
+
+class Meter:
+    """Means of loss and gradient norm over a few steps, summed on the device: no step waits for the host."""
+
+    def __init__(self, every: int, steps: int) -> None:
+        self.every, self.last = every, steps - 1
+        self.loss: torch.Tensor | float = 0.0
+        self.norm: torch.Tensor | float = 0.0
+        self.count = 0
+
+    def add_loss(self, loss: torch.Tensor) -> None:
+        """Add a micro-batch's share of the loss of its step."""
+        self.loss = self.loss + loss
+
+    def add_norm(self, norm: torch.Tensor) -> None:
+        """Add a step's gradient norm; the step is complete."""
+        self.norm = self.norm + norm.detach()
+        self.count += 1
+
+    def read(self, step: int) -> tuple[float | None, float | None]:
+        """The means, at every so many steps and at the epoch's last; else a pair of None.
+
+        Raises:
+            HftlError: the loss is no longer a number.
+        """
+        if (step + 1) % self.every and step != self.last:
+            return None, None
+        loss, norm = float(self.loss) / self.count, float(self.norm) / self.count
+        self.loss, self.norm, self.count = 0.0, 0.0, 0
+        if not math.isfinite(loss):
+            raise HftlError(f"the loss is {loss} at step {step}; lower the learning rate, or use --precision fp32")
+        return loss, norm
