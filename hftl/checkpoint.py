@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hftl.quiet import quiet_transformers
 from hftl.runtime import random_states
 
 
@@ -43,8 +44,9 @@ def save_pretrained(folder: Path, model: Any, processor: Any) -> None:
     """Write model and processor as an ordinary Hugging Face folder, whole or not at all."""
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    processor.save_pretrained(draft)
+    with quiet_transformers():
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
     readable = 0o666 & ~_umask()
     for file in draft.iterdir():
         file.chmod(readable)  # safetensors writes for the owner alone; on a cluster others read it too

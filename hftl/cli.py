@@ -108,7 +108,6 @@ def parse_recipe(arguments: Sequence[str], task: str | None = None, prog: str = 
 def fit(arguments: list[str]) -> None:
     """Train."""
     recipe = _recipe_of(arguments, "hftl fit")
-    _quiet_libraries()
     from hftl.trainer import Trainer
 
     Trainer(recipe).fit()
@@ -117,7 +116,6 @@ def fit(arguments: list[str]) -> None:
 def plan(arguments: list[str]) -> None:
     """Show what fit would do; nothing is trained or written."""
     recipe = _recipe_of(arguments, "hftl plan")
-    _quiet_libraries()
     from hftl import run_folder
     from hftl.display import Display
     from hftl.prepare import prepare
@@ -178,20 +176,21 @@ Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
-def evaluate(run: Run, split: str = "validation", data: str | None = None, as_json: Json = False) -> None:
+def evaluate(run: Run, split: str | None = None, data: str | None = None, as_json: Json = False) -> None:
     """Scores of a run's model.
 
     Args:
         run: A run folder.
-        split: train, validation or test.
+        split: train, validation or test; unset, validation, or all rows of --data.
         data: Other data with the same labels, instead of the run's own.
         as_json: Print JSON.
     """
-    _quiet_libraries()
+    from rich.console import Console
+
     from hftl.display import Display
     from hftl.predictor import Predictor
 
-    with Display() as display:
+    with Display(Console(stderr=True)) as display:
         progress = Predictor(run).evaluating(split, data)
         scores = _return_of(progress, display)
     print(json.dumps(scores) if as_json else "\n".join(f"{name:<12} {value:.4f}" for name, value in scores.items()))
@@ -213,7 +212,6 @@ def predict(
     """
     if not inputs:
         raise HftlError("predict: name what to predict: files, folders, tables, or texts")
-    _quiet_libraries()
     from hftl.predictor import Predictor
 
     predictor = Predictor(run)
@@ -247,7 +245,6 @@ def layers(model: Model, task: str | None = None, trust_remote_code: bool = Fals
         task: The task whose head it gets; unset, the first that the model fits.
         trust_remote_code: Allow a model's own code from the Hub to run.
     """
-    _quiet_libraries()
     from rich.console import Console
     from rich.table import Table
 
@@ -338,14 +335,3 @@ def _return_of(progress: Any, reader: Callable[[Any], None]) -> Any:
             reader(next(progress))
         except StopIteration as done:
             return done.value
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' own bars and warnings out of what a run shows; errors still come through."""
-    import datasets
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()

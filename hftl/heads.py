@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from hftl.errors import HftlError
 from hftl.layers import LayerGroups, find_backbone
+from hftl.quiet import quiet_transformers
 
 DROPOUT_SETTINGS = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "dropout_rate")
 """Names under which configurations keep the dropout in front of a classifier (dropout_rate: EfficientNet)."""
@@ -40,7 +42,8 @@ def load(
     Random initialisation draws from torch's global generator: seed it before.
 
     Raises:
-        HftlError: no such checkpoint, one of another kind, or one that leaves backbone layers without weights.
+        HftlError: no such checkpoint, one of another kind, one that leaves backbone layers without weights, or one
+            without the head that is to be kept.
     """
     config = _config(auto_class, source, trust_remote_code)
     config.num_labels = len(labels)
@@ -50,17 +53,26 @@ def load(
     model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched
+    replaced: set[str] = set()
     if not keep_head:
-        new |= _initialise_head(model, set(dict(model.named_parameters())) - new)
+        replaced = _initialise_head(model, set(dict(model.named_parameters())) - new)
         set_head_dropout(model, head_dropout)
-    _check_backbone(model, source, new)
+    new |= replaced
+    groups = LayerGroups.of(model)
+    _check_backbone(model, groups, source, new)
+    unkept = [name for name in groups.parameters["head"] if name in new]
+    if keep_head and unkept:
+        raise HftlError(
+            f"--model {source}: it has no head for {len(labels)} labels that could be kept ({_some(unkept)} would be "
+            "random); train a new one: leave out --keep-head, and choose --phases with at least one phase"
+        )
     own = dict(model.named_parameters())
     return Loaded(
         model=model,
         tensors=len(set(own) - new),
         parameters=sum(tensor.numel() for name, tensor in own.items() if name not in new),
         new=tuple(name for name in own if name in new),
-        dropped=tuple(sorted(set(info["unexpected_keys"]) | mismatched)),
+        dropped=tuple(sorted(set(info["unexpected_keys"]) | mismatched | replaced)),
     )
 
 
@@ -122,7 +134,8 @@ def _config(auto_class: str, source: str, trust_remote_code: bool) -> Any:
     if not Path(source).is_dir() and source.startswith((".", "/", "~")):
         raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise HftlError(
             f"--model {source}: it is neither a folder with a config.json nor a model that the Hub gave "
@@ -139,16 +152,17 @@ def _config(auto_class: str, source: str, trust_remote_code: bool) -> Any:
 
 def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            use_safetensors=True,  # never unpickle what somebody else wrote
-            trust_remote_code=trust_remote_code,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        with quiet_transformers():  # its report of new and dropped tensors is ours to give, in one table
+            model, info = getattr(transformers, auto_class).from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                use_safetensors=True,  # never unpickle what somebody else wrote
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HftlError(f"--model {source}: its weights do not load: {_line(error)}") from None
     return model, info
 
@@ -165,9 +179,10 @@ def _initialise_head(model: Any, loaded: set[str]) -> set[str]:
     return head
 
 
-def _check_backbone(model: Any, source: str, new: set[str]) -> None:
-    groups = LayerGroups.of(model)
+def _check_backbone(model: Any, groups: LayerGroups, source: str, new: set[str]) -> None:
+    """Parameters below the neck, and running statistics, have to come from the checkpoint."""
     inner = [name for group in groups.names[:-2] for name in groups.parameters[group]]
+    inner += [name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))]
     missing = [name for name in inner if name in new]
     if missing:
         raise HftlError(

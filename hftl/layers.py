@@ -38,20 +38,31 @@ class LayerGroups:
         """Partition ``model``: blocks are the children of the backbone's largest outermost container.
 
         What the backbone defines before its blocks is stem, what it defines after them is neck, all else is head.
-        ``overrides`` (regular expression -> group) decides for the parameters it matches.
+        ``overrides`` (regular expression -> group) decides for the parameters it matches; where no blocks are found,
+        it declares them.
 
         Raises:
             HftlError: no backbone or blocks to be found, an override that names no group or matches nothing.
         """
+        overrides = overrides or {}
         backbone_name, backbone = find_backbone(model)
         prefix = f"{backbone_name}."
         blocks = [f"{prefix}{name}." for name in _block_names(backbone)]
+        count = len(blocks) or _declared_blocks(overrides)
+        if not count:
+            raise HftlError(
+                f"{type(backbone).__name__} has no list of blocks; declare them with layer_groups, for example "
+                '{"conv1": "block 0", "conv2": "block 1"}'
+            )
         inside = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
-        first = next(i for i, name in enumerate(inside) if name.startswith(tuple(blocks)))
-        found: dict[str, list[str]] = {group: [] for group in _names(len(blocks))}
+        first = next((i for i, name in enumerate(inside) if name.startswith(tuple(blocks))), len(inside))
+        found: dict[str, list[str]] = {group: [] for group in _names(count)}
         for name, _ in model.named_parameters():
-            found[_group_of(name, prefix, blocks, inside, first, overrides or {})].append(name)
-        _check_overrides(model, overrides or {}, found)
+            group = next((group for pattern, group in overrides.items() if re.search(pattern, name)), None)
+            if group not in found:  # none, or a wrong one, which _check_overrides reports
+                group = _group_of(name, prefix, blocks, inside, first)
+            found[group].append(name)
+        _check_overrides(model, overrides, found)
         return cls({group: tuple(names) for group, names in found.items()}, backbone_name)
 
     @property
@@ -182,24 +193,27 @@ def _size(module: nn.Module) -> int:
 
 
 def _block_names(backbone: nn.Module) -> list[str]:
-    """Dotted names, within the backbone, of the children of its largest outermost ModuleList or Sequential."""
+    """Dotted names, within the backbone, of the children of its largest outermost ModuleList or Sequential.
+
+    Children without parameters are no blocks; there may be none at all.
+    """
     containers = [
         name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
     outermost = [name for name in containers if not any(name.startswith(f"{other}.") for other in containers)]
     if not outermost:
-        raise HftlError(f"{type(backbone).__name__} has no list of blocks; name its layer groups with layer_groups")
+        return []
     best = max(outermost, key=lambda name: _size(backbone.get_submodule(name)))
     children = [(name, child) for name, child in backbone.get_submodule(best).named_children() if _size(child)]
     return [f"{best}.{name}" for name, _ in children]
 
 
-def _group_of(
-    name: str, prefix: str, blocks: list[str], inside: list[str], first: int, overrides: Mapping[str, str]
-) -> str:
-    for pattern, group in overrides.items():
-        if re.search(pattern, name):
-            return group if group in _names(len(blocks)) else "head"  # a wrong group is reported by _check_overrides
+def _declared_blocks(overrides: Mapping[str, str]) -> int:
+    numbers = [int(group.split()[1]) for group in overrides.values() if re.fullmatch(r"block \d+", group)]
+    return max(numbers, default=-1) + 1
+
+
+def _group_of(name: str, prefix: str, blocks: list[str], inside: list[str], first: int) -> str:
     if not name.startswith(prefix):
         return "head"
     for index, block in enumerate(blocks):

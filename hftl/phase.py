@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,15 +61,15 @@ class Phase(Strict):
                 "or a fraction of them such as 0.25"
             )
         for name, value, low, high in (
-            ("epochs", self.epochs, 1, None),
-            ("lr", self.lr, 0, None),
+            ("epochs", self.epochs, 1, math.inf),
+            ("lr", self.lr, 0, math.inf),
             ("layer_decay", self.layer_decay, 0, 1),
             ("warmup", self.warmup, 0, 1),
-            ("weight_decay", self.weight_decay, 0, None),
-            ("patience", self.patience, 1, None),
+            ("weight_decay", self.weight_decay, 0, math.inf),
+            ("patience", self.patience, 1, math.inf),
         ):
-            if value is not None and (not value >= low or (high is not None and value > high)):
-                upper = "" if high is None else f" and at most {high}"
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
+                upper = "" if high == math.inf else f" and at most {high}"
                 raise HftlError(f"{name}: {value!r} is out of range; it must be at least {low}{upper}")
 
     @property

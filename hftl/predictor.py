@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import concatenate_datasets
 
 from hftl import tasks
 from hftl.data.batches import Examples, evaluation_order, load
@@ -96,8 +97,10 @@ class Predictor:
         answers = self.recipe.task.answers(outputs, self.labels)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
 
-    def evaluate(self, split: str = "validation", data: Any = None) -> dict[str, float]:
+    def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:
         """The scores on a split of the run's own data, or of other ``data`` with the same labels.
+
+        Without ``split``: on validation, or on all rows of ``data``.
 
         Raises:
             HftlError: the data were handed in as objects and are not given again, or have no such split.
@@ -105,18 +108,20 @@ class Predictor:
         scores: dict[str, float] = drain(self.evaluating(split, data))
         return scores
 
-    def evaluating(self, split: str, data: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
+    def evaluating(self, split: str | None, data: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
         """``evaluate``, telling how far it is."""
         task, recipe = self.recipe.task, self.recipe
         if data is None and isinstance(task.data, str) and task.data.startswith("<"):
             raise HftlError(f"{self.folder}: its data were handed in as objects {task.data}; give them again (data=…)")
         if data is not None:
             task = dataclasses.replace(task, data=data, lone_labels="keep")
-        there = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code).named()
-        if split not in there:
-            raise HftlError(f"--split {split}: the data have no such split; there are {', '.join(there)}")
-        outputs = yield from self._outputs(there[split], split)
-        scores: dict[str, float] = task.score(outputs, there[split])
+        splits = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code)
+        if split is None and data is not None:
+            rows = concatenate_datasets(list(splits.named().values()))
+        else:
+            rows = splits.of(split or "validation")
+        outputs = yield from self._outputs(rows, split or "all rows")
+        scores: dict[str, float] = task.score(outputs, rows)
         return scores
 
     def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hftl.data.batches import Examples
 from hftl.data.splits import Splits
 from hftl.errors import HftlError
@@ -34,10 +36,7 @@ class Prepared:
         Raises:
             HftlError: the data have no such split.
         """
-        there = self.splits.named()
-        if split not in there:
-            raise HftlError(f"--split {split}: the data have no such split; there are {', '.join(there)}")
-        found: Examples = self.recipe.task.examples(there[split], self.processor, augment)
+        found: Examples = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
         return found
 
     def majority(self) -> dict[str, float]:
@@ -103,4 +102,21 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
     for phase in phases:
         groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
-    return Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups)
+    ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups)
+    _try_out(ready)
+    return ready
+
+
+def _try_out(ready: Prepared) -> None:
+    """Run two rows through the model: what does not fit together is better said before anything is written."""
+    examples = ready.recipe.task.examples(ready.splits.train.select(range(2)), ready.processor, augment=False)
+    batch = examples.__getitems__([0, 1])
+    try:
+        with torch.inference_mode():
+            ready.loaded.model.eval()(**batch.inputs)
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
+        raise HftlError(
+            f"--model {ready.recipe.model}: it does not take what its processor makes of the data ({shapes}): "
+            f"{' '.join(str(error).split())}"
+        ) from None

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
 
 import yaml
@@ -64,6 +64,7 @@ class Recipe(Strict, Generic[T]):
 
     def __post_init__(self) -> None:
         for name, low in (
+            ("seed", 0),
             ("batch_size", 1),
             ("eval_batch_size", 1),
             ("accumulation", 1),
@@ -97,8 +98,8 @@ def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:
         f.name: value if _is_plain(value := getattr(recipe.task, f.name)) else describe_object(value)
         for f in dataclasses.fields(recipe.task)
     }
-    lists: dict[str, Any] = _lists({**plain, "task": {"name": recipe.task.name, **task}})
-    return lists
+    found: dict[str, Any] = _as_yaml({**plain, "task": {"name": recipe.task.name, **task}})
+    return found
 
 
 def to_yaml(recipe: Recipe[Any]) -> str:
@@ -122,6 +123,8 @@ def from_dict(plain: Any, find_task: Callable[[str], type[Any]], origin: str) ->
         found: Recipe[Any] = TypeAdapter(recipe_class[task_class]).validate_python({**plain, "task": rest})
     except ValidationError as error:
         raise HftlError(f"{origin}: {_first_problem(error, task_class)}") from None
+    except HftlError as error:  # a value out of its range
+        raise HftlError(f"{origin}: {error}") from None
     return found
 
 
@@ -148,20 +151,25 @@ def describe_object(data: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | tuple) or type(value) is dict
+    return value is None or isinstance(value, str | PurePath | int | float | tuple) or type(value) is dict
 
 
-def _lists(value: Any) -> Any:
-    """Tuples as lists, deeply: YAML's safe dumper knows no tuples."""
+def _as_yaml(value: Any) -> Any:
+    """What YAML's safe dumper knows, deeply: tuples as lists, paths as text, NumPy's numbers as Python's."""
     if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _as_yaml(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_yaml(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 def _first_problem(error: ValidationError, task_class: type[Any]) -> str:
-    problem = error.errors()[0]
+    misspelt = "unexpected_keyword_argument"  # said first: a misspelt key is also the reason why one is missing
+    problem = min(error.errors(), key=lambda found: found["type"] != misspelt)
     place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "unexpected_keyword_argument":
+    if problem["type"] == misspelt:
         inner: dict[Any, Any] = {"phases": Phase, "task": task_class}
         owner = Recipe if len(problem["loc"]) == 1 else inner[problem["loc"][0]]
         names = [f.name for f in dataclasses.fields(owner)]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
 import json
 import platform
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hftl.data.splits import BadRow
 from hftl.errors import HftlError
 from hftl.recipe import Recipe
 from hftl.records import EvaluationProgress, Record, StepTaken, as_plain
@@ -120,15 +116,6 @@ def environment(device: str, precision: str) -> dict[str, str]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **versions,
     }
-
-
-def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
-    """What was skipped, as csv: split, row (in the split as it was read), name, reason."""
-    lines = io.StringIO()
-    writer = csv.writer(lines)
-    writer.writerow(["split", "row", "name", "reason"])
-    writer.writerows([row.split, row.row, row.name, row.reason] for row in rows)
-    write_text(path, lines.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

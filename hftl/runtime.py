@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from hftl.errors import HftlError
 
@@ -28,7 +29,9 @@ class Runtime:
         self.precision = precision if precision != "auto" else best_precision()
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise HftlError("precision: fp16 needs a GPU; use bf16 or fp32")
-        self._accelerator = Accelerator(mixed_precision="no" if self.precision == "fp32" else self.precision)
+        self._mixed = "no" if self.precision == "fp32" else self.precision
+        AcceleratorState._reset_state()  # all of a process share it, and it refuses a second precision
+        self._accelerator = Accelerator(mixed_precision=self._mixed)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
@@ -38,6 +41,7 @@ class Runtime:
 
         What an earlier phase prepared is released: a phase is a fresh start.
         """
+        self._accelerator.state._mixed_precision = self._mixed  # a Runtime made since may have another
         self._accelerator.free_memory()
         return self._accelerator.prepare(model, *optimizers)
 

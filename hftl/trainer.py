@@ -15,6 +15,7 @@ import torch
 from hftl import run_folder
 from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
 from hftl.data.batches import epoch_order, load, micro_batches
+from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError
 from hftl.layers import freeze, frozen_digests, set_modes
 from hftl.optim import build_optimizer, set_lr
@@ -85,6 +86,9 @@ class Trainer(Generic[T]):
         self.folder = run_folder.create(path)
         for record in self._run():
             self.folder.log(record)
+            if isinstance(record, RunEnded):  # both are made of the whole history
+                curves.draw(self.folder.path)
+                card.write(self.folder.path)
             yield record
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
@@ -176,7 +180,7 @@ class Trainer(Generic[T]):
     def _score(self, split: str, model: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
         examples, recipe = self.ready.examples(split), self.recipe
         outputs = yield from outputs_of(model or self.model, examples, recipe, self.runtime.device, split)
-        scores: dict[str, float] = recipe.task.score(outputs, self.ready.splits.named()[split])
+        scores: dict[str, float] = recipe.task.score(outputs, self.ready.splits.of(split))
         return scores
 
     def _worth(self, scores: dict[str, float]) -> float:
@@ -246,8 +250,6 @@ class Trainer(Generic[T]):
         metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
         run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         ended = RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), time.monotonic() - begun)
-        curves.draw(self.folder.path)
-        card.write(self.folder.path)
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
         yield ended
 
@@ -256,7 +258,7 @@ class Trainer(Generic[T]):
         run_folder.write_text(self.folder.environment, json.dumps(environment, indent=2) + "\n")
         run_folder.write_text(self.folder.recipe, to_yaml(self.recipe))
         if self.ready.splits.bad_rows:
-            run_folder.write_bad_rows(self.folder.bad_rows, self.ready.splits.bad_rows)
+            write_bad_rows(self.folder.bad_rows, self.ready.splits.bad_rows)
 
 
 class Meter:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
+from hftl.quiet import quiet_transformers
 from hftl.tasks._classification import Classification
 
 if TYPE_CHECKING:
@@ -24,11 +25,14 @@ class ImageClassification(Classification):
     name: ClassVar[str] = "image-classification"
     kind: ClassVar[Literal["image", "text"]] = "image"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
-    head_lr: ClassVar[float] = 1e-3
+    head_lr: ClassVar[float] = 3e-3
     lr: ClassVar[float] = 1e-4
 
     image_column: str | None = None
     """Column of the images; unset, found by name and type."""
+    image_size: int | None = None
+    """Height and width in pixels of what the model sees; unset, the checkpoint's own. Convolutional models take
+    others, and smaller is faster."""
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
     """Random views while blocks train: a random resized crop, mirrored or not. Head-only phases see plain images."""
     crop_area: float = 0.35
@@ -48,12 +52,16 @@ class ImageClassification(Classification):
         from transformers import AutoImageProcessor
 
         try:
-            return AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+            with quiet_transformers():  # it warns that torchvision is not there, which nothing here needs
+                processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise HftlError(
                 f"--model {model}: no image processor loads from it (preprocessor_config.json); save the one it was "
                 f"trained with beside it ({str(error).splitlines()[0]})"
             ) from None
+        if self.image_size is not None:
+            resize(processor, self.image_size)
+        return processor
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> ImageExamples:
         """See ``Task``."""
@@ -66,39 +74,36 @@ class ImageClassification(Classification):
         )
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
-        """Images as objects, files, folders of files, or a table with a column of paths."""
+        """Images as objects, files, folders of files, or a table with a column of images."""
+        import numpy as np
         from datasets import Dataset
-        from PIL import Image
 
-        from hftl.data import images
-        from hftl.data.splits import BadRow
+        from hftl.data import checks, images
 
-        found: list[tuple[str, Any]] = []
-        for item in inputs:
-            if isinstance(item, Image.Image):
-                found.append((f"image {len(found)}", images.as_stored(item)))
-            else:
-                found += [(name, name) for name in self._files(Path(item).expanduser())]
-        reasons = [images.why_unreadable(value) for _, value in found]
-        bad = [
-            BadRow("inputs", row, name, reason)
-            for row, ((name, _), reason) in enumerate(zip(found, reasons, strict=True))
-            if reason
-        ]
-        good = [pair for pair, reason in zip(found, reasons, strict=True) if not reason]
-        if not good:
-            raise HftlError(f"no image to predict: {bad[0].name}: {bad[0].reason}" if bad else "no image to predict")
-        columns = {"name": [name for name, _ in good], "image": [images.as_stored(value) for _, value in good]}
-        return Dataset.from_dict(columns), bad
+        found = [value for item in inputs for value in self._images(item)]
+        if not found:
+            raise HftlError(f"no image to predict in {', '.join(map(str, inputs))}")
+        columns = {"name": list(map(images.image_name, found)), "image": list(map(images.as_stored, found))}
+        dataset = Dataset.from_dict(columns)
+        bad = checks.unreadable_images(dataset, "image", np.arange(len(found)), "inputs")
+        if len(bad) == len(found):
+            raise HftlError(f"no image to predict: {bad[0].name}: {bad[0].reason}")
+        return dataset.select(np.setdiff1d(np.arange(len(found)), [row.row for row in bad])), bad
 
-    def _files(self, path: Path) -> list[str]:
+    def _images(self, item: Any) -> list[Any]:
+        from datasets import Image
+
         from hftl.data import columns, images, sources
 
+        if not isinstance(item, str | Path):
+            return [item]
+        path = Path(item).expanduser()
         if path.is_dir():
-            return sorted(str(f) for f in path.rglob("*") if f.suffix.lower() in images.IMAGE_EXTENSIONS)
+            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in images.IMAGE_EXTENSIONS)
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="image").splits["train"]
-            return [str(value) for value in table[columns.find_column(table, "image", self.image_column, ())]]
+            column = columns.find_column(table, "image", self.image_column, ())
+            return [*table.cast_column(column, Image(decode=False))[column]]
         return [str(path)]
 
 
@@ -151,6 +156,17 @@ class ImageExamples:
         rng = np.random.default_rng([*self.seed, row])
         view = random_resized_crop(image, self.size, rng, self.crop_area or 1.0)
         return random_flip(view, rng) if self.flip else view
+
+
+def resize(processor: Any, size: int) -> None:
+    """Have the processor give square images of this size, what it cuts off at the edges in proportion."""
+    if processor.do_center_crop:
+        edge = processor.size.get("shortest_edge") or min(processor.size["height"], processor.size["width"])
+        crop = min(processor.crop_size["height"], processor.crop_size["width"])
+        processor.size = {"shortest_edge": round(size * edge / crop)}
+        processor.crop_size = {"height": size, "width": size}
+    else:
+        processor.size = {"height": size, "width": size}
 
 
 def view_size(processor: Any) -> tuple[int, int]:

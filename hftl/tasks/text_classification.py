@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
+from hftl.quiet import quiet_transformers
 from hftl.tasks._classification import Classification
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class TextClassification(Classification):
     name: ClassVar[str] = "text-classification"
     kind: ClassVar[Literal["image", "text"]] = "text"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    head_lr: ClassVar[float] = 1e-3
+    head_lr: ClassVar[float] = 2e-3
     lr: ClassVar[float] = 5e-5
 
     text_column: str | None = None
@@ -52,7 +53,8 @@ class TextClassification(Classification):
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise HftlError(
                 f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it "
@@ -131,7 +133,8 @@ class TextExamples:
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
-        inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
+        with quiet_transformers():  # it would advise to pad while tokenising
+            inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
         targets = torch.tensor(rows["label"]) if "label" in rows else None
         return Batch(dict(inputs), targets, torch.tensor(indices))
 
@@ -143,6 +146,8 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     tokenizer's whole state and the way of cutting.
     """
     import hashlib
+
+    from hftl.data.quiet import quiet_datasets
 
     state = f"{dataset._fingerprint} {tokenizer.backend_tokenizer.to_str()} {tokenizer.model_max_length} {truncation}"
 
@@ -164,14 +169,15 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
             "cut": [len(tokens) > limit for tokens in coded["input_ids"]],
         }
 
-    return dataset.map(
-        cut_batch,
-        batched=True,
-        input_columns=["text"],
-        remove_columns=["text"],
-        new_fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
-        desc="Tokenising",
-    )
+    with quiet_datasets():
+        return dataset.map(
+            cut_batch,
+            batched=True,
+            input_columns=["text"],
+            remove_columns=["text"],
+            new_fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+            desc="Tokenising",
+        )
 
 
 def cut(tokens: list[int], special: list[int], limit: int, truncation: str) -> list[int]:

@@ -1,0 +1,26 @@
+# make demo: set up, make the samples, fine-tune two real models. make test: set up, run the tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed samples/SOURCES.md
+	$(BIN)/python recipes/demo.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Only these two use the network.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+samples/SOURCES.md: | $(VENV)/installed
+	$(BIN)/hftl samples samples

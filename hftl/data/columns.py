@@ -1,0 +1,137 @@
+"""Which column is the input and which the label: by name, then by type."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
+
+from hftl.data.images import IMAGE_EXTENSIONS
+from hftl.errors import HftlError
+
+Role: TypeAlias = Literal["image", "text", "label"]
+
+USUAL_NAMES: dict[Role, tuple[str, ...]] = {
+    "image": ("image", "img", "photo", "picture", "path", "image_path", "file", "filename", "file_name", "filepath",
+              "file_path", "images"),
+    "text": ("text", "sentence", "review", "content", "document", "comment", "tweet", "message", "body", "title"),
+    "label": ("label", "labels", "target", "class", "category", "sentiment", "species", "intent", "emotion", "topic",
+              "class_name", "label_name", "y"),
+}  # fmt: skip
+NEVER_A_LABEL = frozenset({"id", "idx", "index", "row", "unnamed: 0", "__index_level_0__"})
+
+
+def find_column(dataset: Dataset, role: Role, named: str | None, taken: Collection[str]) -> str:
+    """The column for a role: the one named, else one of the usual names and type, else the only one of the type.
+
+    Args:
+        dataset: one split.
+        role: what the column is for.
+        named: the user's choice, which is only checked.
+        taken: columns that have another role already.
+
+    Raises:
+        HftlError: there is none, or more than one; the columns are listed with their types.
+    """
+    features: dict[str, Any] = dataset.features
+    if named is not None:
+        if named not in features:
+            raise HftlError(f"no column '{named}'; {_mend(dataset, role)}")
+        if not (_fits(dataset, named, role) or (role == "image" and _is_string(features[named]))):
+            raise HftlError(f"column '{named}' is {kind_of(features[named])}, no {role}; {_mend(dataset, role)}")
+        return named
+    free = [name for name in features if name not in taken]
+    lower = {name.strip().lower(): name for name in reversed(free)}
+    usual = [lower[name] for name in USUAL_NAMES[role] if name in lower]
+    for name in usual:
+        if _fits(dataset, name, role):
+            return name
+    if role == "label" and usual:
+        _fits(dataset, usual[0], role)
+    candidates = [name for name in free if _fits_unnamed(dataset, name, role)]
+    if role == "label" and len(typed := [n for n in candidates if isinstance(features[n], ClassLabel)]) == 1:
+        return typed[0]
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = f"no {role} column found" if not candidates else f"the {role} column could be {_listed(candidates)}"
+    raise HftlError(f"{problem}; {_mend(dataset, role)}")
+
+
+def kind_of(feature: Any) -> str:
+    """A column's type in a word or two."""
+    if isinstance(feature, ClassLabel):
+        return "class label"
+    if isinstance(feature, Image):
+        return "image"
+    if isinstance(feature, Value):
+        return str(feature.dtype).removeprefix("large_")
+    if isinstance(feature, List | LargeList | list):
+        return "list"
+    return "struct" if isinstance(feature, dict) else type(feature).__name__
+
+
+def holds_image_paths(dataset: Dataset, name: str) -> bool:
+    """Whether it is a column of strings, the first of which ends as an image file does."""
+    if not _is_string(dataset.features[name]):
+        return False
+    head = dataset.with_format("arrow")[: min(len(dataset), 100)][name]
+    first = next((value for value in head.to_pylist() if value), "")
+    return Path(first).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def _fits(dataset: Dataset, name: str, role: Role) -> bool:
+    """Whether a column of a usual (or given) name has a type for its role.
+
+    Raises:
+        HftlError: the column is a label of a kind that is not classified here.
+    """
+    feature = dataset.features[name]
+    if role == "text":
+        return _is_string(feature)
+    if role == "image":
+        return _is_encoded_image(feature) or holds_image_paths(dataset, name)
+    if isinstance(feature, List | LargeList | list):
+        raise HftlError(
+            f"label column '{name}' holds lists: several labels a row are not supported yet; "
+            "name a column with one label a row with --task.label-column"
+        )
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and _is_label_type(feature.pa_type))
+
+
+def _fits_unnamed(dataset: Dataset, name: str, role: Role) -> bool:
+    feature = dataset.features[name]
+    if role != "label":
+        return _fits(dataset, name, role)
+    if name.strip().lower() in NEVER_A_LABEL or isinstance(feature, List | LargeList | list):
+        return False
+    # A column of numbers with a fraction is taken for labels only under a usual name (and then explained).
+    return _fits(dataset, name, role) and not (isinstance(feature, Value) and pa.types.is_floating(feature.pa_type))
+
+
+def _is_string(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+
+
+def _is_label_type(kind: pa.DataType) -> bool:
+    types = pa.types
+    checks = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string,
+              types.is_string_view, types.is_null)  # fmt: skip
+    return any(check(kind) for check in checks)
+
+
+def _is_encoded_image(feature: Any) -> bool:
+    if isinstance(feature, Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} >= set(feature) != set())
+
+
+def _mend(dataset: Dataset, role: Role) -> str:
+    columns = ", ".join(f"{name} ({kind_of(feature)})" for name, feature in dataset.features.items())
+    return f"name one of {columns} with --task.{role}-column"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:-1]) + f" or '{names[-1]}'"

@@ -1,0 +1,152 @@
+"""One data file (csv, tsv, json, jsonl, parquet) as a ``Dataset``."""
+
+from __future__ import annotations
+
+import glob
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+from datasets import Dataset
+
+from hftl.data.columns import holds_image_paths
+from hftl.data.quiet import quiet_datasets
+from hftl.errors import HftlError
+
+Kind: TypeAlias = Literal["image", "text"]
+"""What the rows are about: the role, and in the result the name, of the input column."""
+
+# pandas' own reading would make 7 of "007" and True of "true": labels stay as they are written.
+NUMBER = r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?)?"
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+def read_file(path: Path, kind: Kind) -> Dataset:
+    """The rows of a data file, its columns as they are; for images, paths in it start at its folder.
+
+    csv and json are read here and not through ``load_dataset``: that one guesses a column's type from the first rows
+    alone (integers, then a name: an error), takes labels such as "NA" for missing, and keeps a copy on disk.
+
+    Raises:
+        HftlError: it cannot be read, or has no rows; the file is named, and the line where one is known.
+    """
+    extension = path.suffix.lower()
+    if path.stat().st_size == 0:
+        raise HftlError(f"{path}: the file is empty; name one that has rows")
+    try:
+        if extension in (".csv", ".tsv"):
+            dataset = _read_csv(path, "\t" if extension == ".tsv" else None)
+        elif extension in (".json", ".jsonl"):
+            dataset = _read_json(path)
+        else:
+            dataset = _read_parquet(path)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, error) from None
+    except OSError as error:
+        raise HftlError(f"{error.filename or path}: {error.strerror or one_line(error)}; make it readable") from None
+    if not len(dataset):
+        raise HftlError(f"{path}: it has no rows; name a file that has some")
+    return _with_whole_paths(dataset, path.parent) if kind == "image" else dataset
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> HftlError:
+    """The error for a file of another encoding."""
+    return HftlError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error's message on one line, cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _read_csv(path: Path, separator: str | None) -> Dataset:
+    if separator is None:
+        with path.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = max(",;\t", key=header.count)
+    try:
+        with warnings.catch_warnings():
+            # index_col=False: a row with one value too many must not turn the first column into an index.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path, sep=separator, encoding="utf-8", index_col=False, dtype=str, keep_default_na=False, na_values=[""]
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
+        reason = one_line(error).removeprefix("Error tokenizing data. C error: ")
+        raise HftlError(
+            f"{path}: {reason}; each row needs one value a column, values with '{separator}' quoted"
+        ) from None
+    for name in frame.columns:
+        there = frame[name].dropna()
+        if len(there) and there.str.fullmatch(NUMBER).all():
+            frame[name] = pd.to_numeric(frame[name], dtype_backend="numpy_nullable")
+    return Dataset.from_pandas(frame, preserve_index=False)
+
+
+def _read_json(path: Path) -> Dataset:
+    text = path.read_text(encoding="utf-8-sig")
+    expected = "it must be a list of objects, or one object a line"
+    whole = text.lstrip().startswith("[")
+    rows: list[Any] = []
+    # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
+    for number, part in enumerate([text] if whole else text.split("\n"), 1):
+        try:
+            rows += json.loads(part) if whole else [json.loads(part)] if part.strip() else []
+        except json.JSONDecodeError as error:
+            line = error.lineno if whole else number
+            raise HftlError(f"{path}: line {line} is no valid JSON ({error.msg}); {expected}") from None
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise HftlError(f"{path}: entry {number} is no object; {expected}")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Dataset(pa.table({name: _column([row.get(name) for row in rows], name, path) for name in names}))
+
+
+def _column(values: list[Any], name: str, path: Path) -> pa.Array:
+    try:
+        return pa.array(values)
+    except UnicodeEncodeError:
+        raise HftlError(
+            f"{path}: '{name}' holds half a character (a lone surrogate); write the file as UTF-8"
+        ) from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        first: dict[str, int] = {}
+        for number, value in enumerate(values):
+            if value is not None:
+                first.setdefault(type(value).__name__, number)
+        if set(first) & {"dict", "list"}:
+            # Nested extras of changing shape are neither input nor label: kept as text, so that nothing is lost.
+            return pa.array([None if value is None else json.dumps(value) for value in values])
+        found = ", ".join(f"{kind} (entry {number})" for kind, number in first.items())
+        raise HftlError(f"{path}: '{name}' mixes types: {found}; make it one type throughout") from None
+
+
+def _read_parquet(path: Path) -> Dataset:
+    try:
+        with quiet_datasets():
+            # Through ``datasets``: its memory-mapped copy keeps sets of images out of memory. The name is no pattern.
+            dataset: Dataset = datasets.load_dataset("parquet", data_files=glob.escape(str(path)), split="train")
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowInvalid, ValueError) as error:
+        raise HftlError(f"{path}: no readable parquet ({one_line(error.__cause__ or error)}); write it again") from None
+    return dataset
+
+
+def _with_whole_paths(dataset: Dataset, folder: Path) -> Dataset:
+    for name in [name for name in dataset.column_names if holds_image_paths(dataset, name)]:
+        values = dataset.data.column(name).to_pylist()
+        whole = [value and _whole_path(value, folder) for value in values]
+        if whole != values:
+            dataset = dataset.remove_columns(name).add_column(name, whole)
+    return dataset
+
+
+def _whole_path(value: str, folder: Path) -> str:
+    """The path seen from the file's folder, or as it is where only that exists."""
+    whole = folder / value  # an absolute value stays as it is
+    return value if "://" in value or (not whole.exists() and Path(value).exists()) else str(whole)

@@ -1,0 +1,187 @@
+"""A folder as splits: data files named by split, or one sub-folder a class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+
+from hftl.data.files import TABLE_EXTENSIONS, Kind, not_utf8, one_line, read_file
+from hftl.data.images import IMAGE_EXTENSIONS
+from hftl.errors import HftlError
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json"})
+
+
+def read_folder(folder: Path, kind: Kind) -> tuple[dict[str, Dataset], list[str]]:
+    """Splits found in a folder, and notes on what was left out.
+
+    Tried in this order: data files named by split; sub-folders named by split; all of it train. The rows of a folder
+    are one sub-folder a class, or a data file (that may name images in sub-folders). Everything is read in sorted
+    order, whatever the file system's.
+
+    Raises:
+        HftlError: nothing usable is there, or more than one reading of it.
+    """
+    files, folders = _tables_and_folders(folder)
+    if by_split := _files_by_split(files):
+        notes = [f"{path.name}: left out, it is not named by a split" for path in files if _split_of(path.stem) is None]
+        return {split: _read_shards(paths, split, kind) for split, paths in by_split.items()}, notes
+    if split_folders := _split_folders(folders, kind):
+        left_out = [path.name for path in folders if path not in split_folders]
+        notes = [f"{name}/: left out, it is no split with class folders or a data file" for name in left_out]
+        found: dict[str, Dataset] = {}
+        for path, split in split_folders.items():
+            found[split], more = _read_rows(path, kind)
+            notes += more
+        return found, notes
+    if [path.name for path in folders] == ["data"] and not files:  # a clone of a Hub set
+        return read_folder(folders[0], kind)
+    rows, notes = _read_rows(folder, kind)
+    return {"train": rows}, notes
+
+
+def _read_rows(folder: Path, kind: Kind) -> tuple[Dataset, list[str]]:
+    """All rows of a folder that has no splits in it."""
+    files, folders = _tables_and_folders(folder)
+    classes = [path for path in folders if any(_is_input(file, kind) for file in _walk(path))]
+    if len(files) == 1 and (len(classes) < 2 or files[0].stem.lower() == "metadata"):
+        return read_file(files[0], kind), []
+    if classes:
+        return _read_classes(folder, folders, kind)
+    if files and _are_shards(files):
+        return _read_shards(files, folder.name, kind), []
+    raise _nothing_found(folder, files, folders, kind)
+
+
+def _tables_and_folders(folder: Path) -> tuple[list[Path], list[Path]]:
+    children = _visible(folder)
+    files = [path for path in children if path.suffix.lower() in TABLE_EXTENSIONS and path.is_file()]
+    return files, [path for path in children if path.is_dir()]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in IGNORED
+    )
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file name speaks of: train-00000-of-00002, imdb_test."""
+    found = {SPLIT_NAMES[token] for token in re.split(r"[^a-z]+", name.lower()) if token in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def _files_by_split(files: list[Path]) -> dict[str, list[Path]]:
+    by_split: dict[str, list[Path]] = {}
+    for path in files:
+        if (split := _split_of(path.stem)) is not None:
+            by_split.setdefault(split, []).append(path)
+    for split, paths in by_split.items():
+        if not _are_shards(paths):
+            names = ", ".join(path.name for path in paths)
+            raise HftlError(f"{paths[0].parent}: more than one file for {split}: {names}; keep one, or name a file")
+    return by_split
+
+
+def _are_shards(paths: list[Path]) -> bool:
+    """Whether the names differ in their numbers alone: train.csv beside train_clean.csv is a question, not a union."""
+    return len({re.sub(r"\d+", "#", path.name) for path in paths}) == 1
+
+
+def _read_shards(paths: list[Path], split: str, kind: Kind) -> Dataset:
+    parts = [read_file(path, kind) for path in paths]
+    try:
+        return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    except ValueError as error:
+        raise HftlError(f"{paths[0].parent}: the files of {split} have different columns: {one_line(error)}") from None
+
+
+def _split_folders(folders: list[Path], kind: Kind) -> dict[Path, str]:
+    """Sub-folders that are splits: named so, and holding classes or a data file rather than a class's own files."""
+    found = {}
+    for path in folders:
+        if (split := SPLIT_NAMES.get(path.name.lower())) is not None:
+            tables, inner = _tables_and_folders(path)
+            if tables or (inner and not any(_is_input(child, kind) for child in _visible(path))):
+                found[path] = split
+    if "train" not in found.values() and len(found) < len(folders):
+        if all(path.name.lower() in SPLIT_NAMES for path in folders):
+            flat = ", ".join(path.name for path in folders if path not in found)
+            raise HftlError(
+                f"{folders[0].parent}: no class folders in {flat}; put {_wanted(kind)} into one sub-folder a class"
+            )
+        return {}  # a class may be called "test" or "dev"
+    for split in set(found.values()):
+        if len(twins := [path.name for path in found if found[path] == split]) > 1:
+            raise HftlError(f"{folders[0].parent}: {' and '.join(twins)} are both {split}; keep one of them")
+    return found
+
+
+def _read_classes(folder: Path, classes: list[Path], kind: Kind) -> tuple[Dataset, list[str]]:
+    """Rows of class folders, a class after the other, files sorted by their path."""
+    inputs: list[str] = []
+    labels: list[str] = []
+    others: list[str] = []
+    for path in classes:
+        before = len(inputs)
+        for file in _walk(path):
+            (inputs if _is_input(file, kind) else others).append(str(file))
+        if len(inputs) == before:
+            raise HftlError(f"{path}: no {_wanted(kind)} in this class folder; fill it or remove it")
+        labels += [path.name] * (len(inputs) - before)
+    others += [str(path) for path in _visible(folder) if path.is_file()]
+    notes = []
+    if others:
+        count = "1 file that is" if len(others) == 1 else f"{len(others):,} files that are"
+        notes.append(f"{folder.name}: {count} no {_wanted(kind)} left out, {others[0]} first")
+    if kind == "text":
+        inputs = [_read_text(path) for path in inputs]
+    return Dataset.from_dict({kind: inputs, "label": labels}), notes
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All visible files under a folder, depth first, sorted by name."""
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _is_input(path: Path, kind: Kind) -> bool:
+    extension = path.suffix.lower()
+    return extension in IMAGE_EXTENSIONS if kind == "image" else extension == ".txt"
+
+
+def _wanted(kind: Kind) -> str:
+    return "images" if kind == "image" else ".txt files"
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise not_utf8(Path(path), error) from None
+
+
+def _nothing_found(folder: Path, files: list[Path], folders: list[Path], kind: Kind) -> HftlError:
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files[:8])
+        return HftlError(f"{folder}: which file is it? {names}; name one, or call them train, validation, test")
+    if any(_is_input(path, kind) for path in _visible(folder)):
+        return HftlError(f"{folder}: {_wanted(kind)} lie in it directly; put them into one sub-folder a class")
+    names = ", ".join(path.name + os.sep for path in folders[:5])
+    return HftlError(
+        f"{folder}: no {_wanted(kind)} in sub-folders{f' ({names})' if names else ''} and no "
+        f"{', '.join(TABLE_EXTENSIONS)} file; it needs one sub-folder a class, or data files named by split"
+    )

@@ -1,0 +1,110 @@
+"""Reading images, and saying why one cannot be read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import PIL.Image
+import PIL.ImageOps
+
+from hftl.errors import HftlError
+
+ImageValue: TypeAlias = str | bytes | Mapping[str, Any] | PIL.Image.Image
+"""A path, encoded bytes, the struct {"bytes", "path"} of ``datasets``, or an image in memory."""
+
+IMAGE_EXTENSIONS = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tga", ".tif", ".tiff", ".webp"}
+)
+"""Of the files that count as images in a folder; in lower case, with the dot."""
+
+
+def read_image(value: ImageValue) -> PIL.Image.Image:
+    """The image as RGB with its EXIF orientation applied, as ``transformers`` pipelines read it.
+
+    Raises:
+        HftlError: it cannot be read; the file is named.
+    """
+    try:
+        return _upright_rgb(_opened(value))
+    except Exception as error:  # noqa: BLE001 (Pillow's plugins raise nearly anything on damaged files)
+        raise HftlError(f"{image_name(value)}: {_reason(error)}; replace or remove it") from None
+
+
+def why_unreadable(value: ImageValue | None) -> str | None:
+    """A short reason why training could not use this image, or None where it can.
+
+    Decodes the whole image (JPEG at an eighth of its size: every byte is still parsed, so truncation is noticed).
+    """
+    if value is None:
+        return "no image"
+    try:
+        image = _opened(value)
+        image.draft("RGB", (1, 1))
+        image.load()
+        # Pillow clips these to 8 bits without a word, so does every pipeline: a 16-bit scan would be all white.
+        if image.mode == "F" or (image.mode.startswith("I") and _brightest(image) > 255):
+            return "more than 8 bits a pixel, which would be clipped to white: save it with 8"
+        _upright_rgb(image)
+    except Exception as error:  # noqa: BLE001 (as above; the reason is kept)
+        return _reason(error)
+    return None
+
+
+def as_stored(value: ImageValue) -> dict[str, Any]:
+    """The struct {"bytes", "path"} in which ``datasets`` stores images; one in memory becomes PNG, without loss."""
+    if isinstance(value, Mapping):
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    if isinstance(value, PIL.Image.Image):
+        buffer = io.BytesIO()
+        _upright_rgb(value).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": None, "path": value} if isinstance(value, str) else {"bytes": value, "path": None}
+
+
+def image_name(value: ImageValue | None) -> str:
+    """What to call an image in a message: its path where it has one."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and value.get("path"):
+        return str(value["path"])
+    if isinstance(value, PIL.Image.Image):
+        return str(getattr(value, "filename", "")) or "image in memory"
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    return f"image of {len(data)} bytes" if data else "no image"
+
+
+def _opened(value: ImageValue) -> PIL.Image.Image:
+    """The image, its pixels not decoded yet."""
+    if isinstance(value, PIL.Image.Image):
+        return value.copy()
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path") or b""
+    # Read whole: a path opened lazily would keep one file handle for each image that is alive.
+    return PIL.Image.open(io.BytesIO(Path(value).read_bytes() if isinstance(value, str) else value))
+
+
+def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.mode == "P" and isinstance(upright.info.get("transparency"), bytes):
+        # The same colours by a way on which Pillow does not warn once for each file.
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB")
+
+
+def _brightest(image: PIL.Image.Image) -> float:
+    low_high: Any = image.getextrema()
+    return float(low_high[1])
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,51 @@
+"""Stratified samples: pure functions of labels, size and seed, the same on every machine."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int64]
+
+
+def stratified(labels: Ids, size: int, seed: int, *, leave_one: bool = False) -> Ids:
+    """Which rows make a sample with the classes in their proportions.
+
+    Classes are weighted by largest remainder; every class gets at least one row where ``size`` allows.
+
+    Args:
+        labels: class of each row, shape [rows].
+        size: rows in the sample; all of them where there are fewer.
+        seed: which of the equally good samples.
+        leave_one: never take the last row of a class, so that what is left has every class too.
+
+    Returns:
+        Row numbers, ascending, shape [size] (fewer where ``leave_one`` leaves no more).
+    """
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    quota = quotas(counts.astype(np.int64), size, counts.astype(np.int64) - int(leave_one))
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(inverse[shuffled], kind="stable")]
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(by_class[place_in_class < np.repeat(quota, counts)]).astype(np.int64)
+
+
+def quotas(counts: Ids, size: int, most: Ids) -> Ids:
+    """Rows to take from each class: in proportion to ``counts``, at most ``most``, at least one where size allows.
+
+    In whole numbers throughout, so that no rounding differs between machines; ties go to the first class.
+    """
+    size = min(size, int(most.sum()))
+    total = max(int(counts.sum()), 1)
+    least = np.minimum(most, 1) if size >= int(np.minimum(most, 1).sum()) else np.zeros_like(most)
+    taken = np.clip(counts * size // total, least, most)
+    while (missing := size - int(taken.sum())) != 0:
+        # How far each class is from its exact share, in units of 1/total rows.
+        short = (counts * size - taken * total) * np.sign(missing)
+        open_to_change = taken < most if missing > 0 else taken > least
+        order = np.argsort(-np.where(open_to_change, short, np.iinfo(np.int64).min + 1), kind="stable")
+        chosen = order[: min(abs(missing), int(open_to_change.sum()))]
+        taken[chosen] += np.sign(missing)
+    return taken

@@ -1,0 +1,147 @@
+"""Whatever names or holds labelled rows, as splits with their usual names."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import huggingface_hub
+from datasets import Dataset, DatasetDict
+
+from hftl.data.files import TABLE_EXTENSIONS, Kind, one_line, read_file
+from hftl.data.folders import SPLIT_NAMES, read_folder
+from hftl.data.quiet import quiet_datasets
+from hftl.errors import HftlError
+
+__all__ = ["TABLE_EXTENSIONS", "Data", "Kind", "Sources", "load"]
+
+Data: TypeAlias = str | Dataset | DatasetDict | Mapping[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Splits as they were found, columns and all."""
+
+    splits: dict[str, Dataset]
+    """By name: train, and where there are any validation and test."""
+    notes: tuple[str, ...] = ()
+    """What was left out, a line each."""
+
+
+def load(data: Data, *, kind: Kind, subset: str | None = None) -> Sources:
+    """Splits of a folder, a file, a saved or Hub set, or objects.
+
+    Args:
+        data: a path, a name on the Hub, a ``Dataset`` (all of it train) or splits by their names.
+        kind: which files count in a folder of class folders.
+        subset: the configuration of a Hub set that has several.
+
+    Raises:
+        HftlError: it is not there, cannot be read, or has no train split.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return Sources(*_named_splits(data, "the data handed in"))
+    name = os.fspath(data)
+    if not name.strip():
+        raise HftlError("no data named; give --task.data a folder, a file, or a name on the Hub")
+    path = Path(name).expanduser()
+    if not path.exists():
+        if _looks_like_a_path(name):
+            raise HftlError(f"{name}: no such file or folder; check the path (it starts at {Path.cwd()})")
+        return Sources(*_named_splits(_from_hub(name, subset), name))
+    if subset is not None:
+        raise HftlError(f"--task.subset {subset}: only a set on the Hub has subsets, and {name} is local; leave it out")
+    if path.is_file():
+        if path.suffix.lower() not in TABLE_EXTENSIONS:
+            known = ", ".join(TABLE_EXTENSIONS)
+            raise HftlError(
+                f"{name}: the ending {path.suffix or '(none)'} is none of {known}; convert it to one of them"
+            )
+        return Sources({"train": read_file(path, kind)})
+    saved = _from_disk(path)
+    found, notes = (saved, []) if saved is not None else read_folder(path, kind)
+    splits, left_out = _named_splits(found, name)
+    return Sources(splits, (*notes, *left_out))
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((os.sep, ".", "~")) or name.endswith((os.sep, *TABLE_EXTENSIONS)) or name.count("/") > 1
+
+
+def _named_splits(data: Any, origin: str) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """Splits under their usual names; others are left out with a note."""
+    if isinstance(data, Dataset):
+        data = {"train": data}
+    if not isinstance(data, Mapping) or not all(isinstance(split, Dataset) for split in data.values()):
+        kind = next((type(split).__name__ for split in data.values() if not isinstance(split, Dataset)), None) if (
+            isinstance(data, Mapping)) else type(data).__name__  # fmt: skip
+        raise HftlError(f"{origin}: it is {kind}; hand in a datasets.Dataset, or a dict of them by split")
+    splits: dict[str, Dataset] = {}
+    notes = []
+    for name, split in data.items():
+        usual = SPLIT_NAMES.get(str(name).lower())
+        if usual is None:
+            notes.append(f"{name}: left out ({len(split):,} rows); the splits used are train, validation and test")
+        elif usual in splits:
+            raise HftlError(
+                f"{origin}: two of its splits ({', '.join(map(str, data))}) are both {usual}; keep one of them"
+            )
+        else:
+            splits[usual] = split
+    if "train" not in splits:
+        raise HftlError(f"{origin}: no train split among {', '.join(map(str, data)) or 'none'}; name one of them train")
+    order = [name for name in ("train", "validation", "test") if name in splits]
+    return {name: splits[name] for name in order}, tuple(notes)
+
+
+def _from_disk(path: Path) -> Any:
+    """What ``save_to_disk`` wrote there, or None where it is another kind of folder."""
+    if not (path / "dataset_dict.json").is_file() and not (path / "state.json").is_file():
+        return None
+    try:
+        return datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise HftlError(f"{path}: the saved set cannot be read ({one_line(error)}); save it again") from None
+
+
+def _from_hub(name: str, subset: str | None) -> DatasetDict:
+    neither = f"{name}: no such local file or folder, and no data set that the Hub gives"
+    if not _hub_in_reach(name):
+        raise HftlError(f"{neither} (no connection to it); check the path, or connect")
+    try:
+        with quiet_datasets():
+            found: DatasetDict = datasets.load_dataset(name, subset)
+    except ValueError as error:
+        if subsets := re.search(r"(?:available configs|Available): \[(.*?)\]", str(error), re.DOTALL):
+            listed = subsets[1].replace("'", "")
+            wanted = "several subsets" if subset is None else f"no subset '{subset}'"
+            raise HftlError(f"{name}: it has {wanted}; choose one with --task.subset: {listed}") from None
+        raise HftlError(f"{neither} ({one_line(error)}); check the name") from None
+    except RuntimeError as error:
+        raise HftlError(
+            f"{name}: {one_line(error)}; use a set of parquet, csv or json files, or download them"
+        ) from None
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise HftlError(f"{neither} ({one_line(error)}); check the name, the connection, and your access") from None
+    return found
+
+
+def _hub_in_reach(name: str) -> bool:
+    """Whether it is worth asking: without a connection the client tries for half a minute before it says so."""
+    hub_copy = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    built_copy = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+    if hub_copy.exists() or built_copy.exists() or urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(datasets.config.HF_ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True

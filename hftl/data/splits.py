@@ -1,0 +1,294 @@
+"""Sources to splits of one shape: columns found, labels checked, bad rows out, validation cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, Image
+
+from hftl.data.checks import BadRow, skip_notes, unreadable_images, write_bad_rows
+from hftl.data.columns import USUAL_NAMES, Role, find_column
+from hftl.data.files import Kind
+from hftl.data.images import image_name
+from hftl.data.labels import MISSING, LabelColumn, check_labels, order_labels, quoted, read_labels
+from hftl.data.quiet import quiet_datasets
+from hftl.data.sampling import Ids, stratified
+from hftl.data.sources import Sources
+from hftl.errors import HftlError
+
+__all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Checked data, ready to train on: columns image or text, label (ids), row (its number in the source)."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    labels: tuple[str, ...]
+    """Names by id."""
+    bad_rows: tuple[BadRow, ...]
+    """What was skipped."""
+    notes: tuple[str, ...]
+    """What was decided, a line each."""
+
+    def named(self) -> dict[str, Dataset]:
+        """The splits that are there."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
+
+    def of(self, name: str) -> Dataset:
+        """The split of that name.
+
+        Raises:
+            HftlError: there is none.
+        """
+        there = self.named()
+        if name not in there:
+            raise HftlError(f"--split {name}: the data have no such split; there are {', '.join(there)}")
+        return there[name]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One split on its way."""
+
+    name: str
+    data: Dataset
+    """As in the source, the input column decoded no further than bytes or path."""
+    column: str
+    """The input column."""
+    labels: LabelColumn
+    keep: Ids
+    """Rows that are still in."""
+
+    def names_kept(self) -> set[str]:
+        return replace(self.labels, codes=self.labels.codes[self.keep]).used()
+
+
+def prepare(
+    sources: Sources,
+    *,
+    kind: Kind,
+    input_column: str | None,
+    label_column: str | None,
+    max_rows: int | None,
+    validation_fraction: float,
+    bad_rows: Literal["skip", "error"],
+    lone_labels: Literal["error", "keep"],
+    known_labels: tuple[str, ...] | None,
+    seed: int,
+) -> Splits:
+    """Splits of one shape from sources of any.
+
+    Args:
+        sources: what ``load`` gave.
+        kind: the input column's role, and its name in the result.
+        input_column: the user's choice, else found by name and type.
+        label_column: likewise.
+        max_rows: at most so many rows of every source split, stratified; what is left out is not even opened.
+        validation_fraction: share of train that becomes validation where there is none.
+        bad_rows: "skip" and list what cannot be read or has no label, or "error".
+        lone_labels: what to do with a label that train alone has, although the user gave other splits.
+        known_labels: the order of a kept head; the data's labels must be among them.
+        seed: of the samples.
+
+    Raises:
+        HftlError: anything that the user has to decide or mend, named.
+    """
+    notes = list(sources.notes)
+    parts = _read_parts(sources, kind, input_column, label_column, notes)
+    bad = []
+    for number, part in enumerate(parts):
+        parts[number], found = _without_blanks(part, kind)
+        bad += found
+    _settle(parts, bad, bad_rows)
+    labels = _all_labels(parts, known_labels, notes)
+    given = [part.name for part in parts[1:]]
+    notes += _checked(parts, given, lone_labels, known_labels)
+
+    if max_rows is not None:
+        parts = [_sampled(part, labels, max_rows, seed, notes) for part in parts]
+    if kind == "image":
+        unreadable = []
+        for number, part in enumerate(parts):
+            parts[number], found = _without_unreadable(part)
+            unreadable += found
+        _settle(parts, unreadable, bad_rows)
+        bad += unreadable
+        # Skipping may have taken a label's last row from train; a sample need not have every label elsewhere.
+        _checked(parts, given, "keep", known_labels)
+    notes += skip_notes(bad)
+    if known_labels is None and (unused := [name for name in labels if not any(name in p.names_kept() for p in parts)]):
+        notes.append(f"labels: no row has {quoted(unused)}; the head gets an output all the same")
+
+    if "validation" not in given:
+        parts[1:1] = _cut(parts.pop(0), labels, validation_fraction, seed, notes)
+    with quiet_datasets():
+        done = {part.name: _finished(part, labels, kind) for part in parts}
+    return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
+
+
+def _read_parts(
+    sources: Sources, kind: Kind, input_column: str | None, label_column: str | None, notes: list[str]
+) -> list[_Part]:
+    """Each split with its columns found (train's hold for all) and its labels read; train first."""
+    train = sources.splits["train"]
+    taken = [label_column] if label_column else []
+    named = input_column, label_column
+    input_column = _found(train, kind, input_column, taken, "train")
+    label_column = _found(train, "label", label_column, [input_column], "train")
+    roles: tuple[Role, Role] = (kind, "label")
+    for role, column, choice in zip(roles, (input_column, label_column), named, strict=True):
+        if choice is None and column.strip().lower() not in USUAL_NAMES[role]:
+            notes.append(
+                f"columns: '{column}' is taken for the {role}, by its type; --task.{role}-column names another"
+            )
+    parts = []
+    for name, data in sources.splits.items():
+        if not len(data):
+            if name == "train":
+                raise HftlError("train: it has no rows; name data that has some")
+            notes.append(f"{name}: left out, it has no rows")
+            continue
+        if name == "test" and label_column not in data.features:
+            notes.append(f"test: left out, it has no label column '{label_column}'")
+            continue
+        for column in (input_column, label_column):
+            if column not in data.features:
+                raise HftlError(f"{name}: it has no column '{column}', which train has; give it the same columns")
+        _found(data, kind, input_column, taken, name)
+        _found(data, "label", label_column, [input_column], name)
+        labels = _prefixed(name, read_labels, data, label_column)
+        if name == "test" and (labels.codes == MISSING).all():
+            notes.append("test: left out, its labels are hidden (all missing or -1)")
+            continue
+        data = data.with_format(None)
+        if isinstance(data.features[input_column], Image) or "binary" in str(data.features[input_column]):
+            data = data.cast_column(input_column, Image(decode=False))
+        parts.append(_Part(name, data, input_column, labels, np.arange(len(data))))
+    return parts
+
+
+def _found(data: Dataset, role: Role, named: str | None, taken: Iterable[str], split: str) -> str:
+    found: str = _prefixed(split, find_column, data, role, named, list(taken))
+    return found
+
+
+def _prefixed(split: str, function: Any, *arguments: Any) -> Any:
+    """What the function gives; its errors say which split they are about."""
+    try:
+        return function(*arguments)
+    except HftlError as error:
+        raise HftlError(f"{split}: {error}") from None
+
+
+def _all_labels(parts: list[_Part], known: tuple[str, ...] | None, notes: list[str]) -> tuple[str, ...]:
+    labels = order_labels({part.name: part.labels for part in parts})
+    if known is not None:
+        used = set().union(*(part.labels.used() for part in parts))
+        if strange := [name for name in labels if name in used and name not in known]:
+            raise HftlError(
+                f"the data has {quoted(strange)}, which the model's head does not know: it has {quoted(list(known))}; "
+                "name them alike with --task.label-map, or train a new head"
+            )
+        return known
+    folded: dict[str, str] = {}
+    for name in labels:
+        twin = folded.setdefault(" ".join(name.casefold().split()), name)
+        if twin != name:
+            notes.append(f"labels: '{twin}' and '{name}' differ only in capitals or spaces, and count as two")
+    return labels
+
+
+def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, ...] | None) -> list[str]:
+    """Notes on labels that not every split has; what cannot be trained or scored raises."""
+    used = {part.name: part.names_kept() for part in parts}
+    notes = check_labels(used, given, lone)
+    if len(used["train"]) < 2 and known is None:
+        raise HftlError(
+            f"all usable rows have {quoted(sorted(used['train']))}: to classify takes two labels; add rows of another"
+        )
+    return notes
+
+
+def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
+    """The part less its rows without a label or with blank text."""
+    unlabelled = part.labels.codes == MISSING
+    blank = np.zeros_like(unlabelled)
+    if kind == "text":
+        text = part.data.with_format("arrow").select_columns([part.column])[:][part.column]
+        # Trimmed as Python does: a no-break space alone is blank, too.
+        blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True).to_numpy()
+    bad = []
+    for row in np.flatnonzero(unlabelled | blank).tolist():
+        value = part.data[row][part.column]
+        name = " ".join((value or "").split())[:60] if kind == "text" else image_name(value)
+        bad.append(BadRow(part.name, row, name, "no text" if blank[row] else "no label"))
+    # What is skipped must not bring in a label of its own.
+    labels = replace(part.labels, codes=np.where(blank, MISSING, part.labels.codes))
+    return replace(part, labels=labels, keep=np.flatnonzero(labels.codes != MISSING)), bad
+
+
+def _without_unreadable(part: _Part) -> tuple[_Part, list[BadRow]]:
+    bad = unreadable_images(part.data, part.column, part.keep, part.name)
+    return replace(part, keep=np.setdiff1d(part.keep, [row.row for row in bad])), bad
+
+
+def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
+    """Stop where the user wants bad rows to be errors, or where nothing else is left of a split."""
+    if bad and choice == "error":
+        first = bad[0]
+        more = f" (and {len(bad) - 1:,} more bad rows)" if len(bad) > 1 else ""
+        raise HftlError(
+            f"{first.split} row {first.row}: {first.name or '(blank)'}: {first.reason}{more}; mend them, or skip them "
+            "with --task.bad-rows skip"
+        )
+    for part in parts:
+        if not len(part.keep):
+            first = next(row for row in bad if row.split == part.name)
+            raise HftlError(
+                f"{part.name}: none of its {len(part.data):,} rows can be used; row {first.row}: "
+                f"{first.name or '(blank)'}: {first.reason}; mend the data, or name other columns"
+            )
+
+
+def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: list[str]) -> _Part:
+    ids = part.labels.to_ids(labels)[part.keep]
+    if len(ids) <= size:
+        return part
+    if part.name == "train" and size < (classes := len(np.unique(ids))):
+        raise HftlError(f"--task.max-rows {size}: fewer rows than the {classes} labels; use {2 * classes} or more")
+    notes.append(f"{part.name}: {size:,} of {len(ids):,} rows (max-rows; stratified, seed {seed})")
+    return replace(part, keep=part.keep[stratified(ids, size, seed)])
+
+
+def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, notes: list[str]) -> list[_Part]:
+    """Train and the validation split taken from it; no label loses its last row in train."""
+    ids = train.labels.to_ids(labels)[train.keep]
+    chosen = stratified(ids, max(1, round(fraction * len(ids))), seed, leave_one=True)
+    if not len(chosen):
+        raise HftlError(
+            "train: no label has two rows, so no validation split can be cut; add rows, or name another label column"
+        )
+    note = f"validation: {len(chosen):,} of train's {len(ids):,} rows (there was none; stratified, seed {seed})"
+    if absent := len(np.unique(ids)) - len(np.unique(ids[chosen])):
+        note += f"; {absent} of the labels {'has' if absent == 1 else 'have'} too few rows to be in it"
+    notes.append(note)
+    rest = np.delete(train.keep, chosen)
+    return [replace(train, keep=rest), replace(train, name="validation", keep=train.keep[chosen])]
+
+
+def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
+    """The kept rows with their columns: the input, label, row."""
+    data = part.data.select_columns([part.column])
+    if part.column != kind:
+        data = data.rename_column(part.column, kind)
+    # Columns are added before rows are chosen: added to a selection they would copy every image.
+    data = data.add_column("label", part.labels.to_ids(labels)).add_column("row", np.arange(len(data)))
+    return data.select(part.keep)

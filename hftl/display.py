@@ -1,0 +1,403 @@
+"""What people see of a run: a reader of its records, and the one place where its numbers become text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hftl.records import (
+    Evaluated,
+    EvaluationProgress,
+    GroupRow,
+    PhaseEnded,
+    PhaseStarted,
+    Record,
+    RunEnded,
+    RunStarted,
+    StepTaken,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+LOG_WIDTH = 120
+"""Columns of a log file, which has no width of its own."""
+LOG_SECONDS = 5.0
+"""Least time between two lines of progress where there is no terminal."""
+LOG_LINES = 10
+"""Most lines of progress in an epoch or an evaluation where there is no terminal."""
+DIM, STRONG, GOOD, PHASE = "dim", "bold", "green", "bold cyan"
+
+
+# Numbers and names as text. None of it is markup: names come from users, and a label may well be "[red]".
+
+
+def score_text(value: float) -> str:
+    """A score or a loss: ``0.871``; very large and very small ones with three significant digits."""
+    return f"{value:.3f}" if value == 0 or 0.0005 <= abs(value) < 1000 else f"{value:.3g}"
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """Scores in one line: ``accuracy 0.871  macro_f1 0.869  loss 0.412``."""
+    return "  ".join(f"{one_line(name)} {score_text(scores[name])}" for name in score_names([scores]))
+
+
+def score_names(scores: Iterable[Mapping[str, float]]) -> list[str]:
+    """The names in all of these scores, in the order met, the loss last."""
+    names = dict.fromkeys(name for each in scores for name in each)
+    return sorted(names, key=lambda name: name == "loss")
+
+
+def count_text(count: int) -> str:
+    """A number of things: ``12,345``, from a million ``2.2M``, from a thousand million ``1.3B``."""
+    if count < 1_000_000:
+        return f"{count:,}"
+    return f"{count / 1e6:,.1f}M" if count < 999_950_000 else f"{count / 1e9:,.1f}B"
+
+
+def rate_text(lr: float) -> str:
+    """A learning rate with three significant digits: ``1e-3``, ``2.43e-5``."""
+    mantissa, exponent = f"{lr:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if lr else "0"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time: ``3.2 s``, ``42 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def trained_text(trainable: int, parameters: int) -> str:
+    """How much trains: ``12,345 of 2.2M parameters (0.561 %)``."""
+    share = 100 * trainable / parameters if parameters else 0.0
+    return f"{count_text(trainable)} of {count_text(parameters)} parameters ({share:.3g} %)"
+
+
+def depth_text(unfreeze: str) -> str:
+    """What a phase unfreezes, in words: ``head``, ``top 4 blocks``, ``top 25 % of the blocks``."""
+    if unfreeze.isdecimal():
+        return "top block" if unfreeze == "1" else f"top {unfreeze} blocks"
+    try:
+        return f"top {100 * float(unfreeze):.3g} % of the blocks"
+    except ValueError:
+        return unfreeze
+
+
+def few_text(names: Sequence[str], few: int = 5) -> str:
+    """The first few names: ``cat, dog, +3 more``."""
+    more = [f"+{len(names) - few:,} more"] if len(names) > few else []
+    return ", ".join([*map(one_line, names[:few]), *more])
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+class Display:
+    """Shows the records of a run, in the order in which ``Trainer.run()`` yields them.
+
+    On a terminal: live progress bars under lines that stay. Elsewhere, as in a log file: plain lines, of progress at
+    most ``LOG_LINES`` an epoch and one every ``LOG_SECONDS``. As a context manager it ends the live part on leaving.
+
+    Args:
+        console: Where to write; unset, standard output.
+        clock: Seconds, rising.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        self._console = console or _standard_output()
+        self._clock = clock
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bars = Progress(
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(bar_width=max(8, min(30, self._console.width - 85))),
+            # Where the terminal is narrow, this column alone is cut.
+            TextColumn("{task.fields[details]}", DIM, markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            disable=not self._live,
+        )
+        self._bar_of = {unit: self._bars.add_task("", visible=False, details="") for unit in ("steps", "rows")}
+        self._majority: dict[str, float] = {}
+        self._phases: dict[int, PhaseStarted] = {}
+        self._ended: dict[int, PhaseEnded] = {}
+        self._loss: float | None = None
+        # Speed is measured from the record before the first of a series of steps, or of a series of predictions.
+        self._series: type[Record] | None = None
+        self._latest = self._since = self._spoke = clock()
+        self._steps = self._rows = 0
+        self._tenth: tuple[str, int] = ("", 0)
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, record: Record) -> None:
+        """Show one record."""
+        now = self._clock()
+        if type(record) is not self._series:
+            self._series, self._since, self._steps, self._rows = type(record), self._latest, 0, 0
+        self._latest = now
+        match record:
+            case StepTaken():
+                self._show_step(record, now)
+            case EvaluationProgress():
+                rate = _per_second(record.done, now - self._since)
+                self._show_progress(one_line(record.split), record.done, record.rows, rate, "rows", now)
+            case RunStarted():
+                self._majority = record.majority
+                self._say(run_started(record), now)
+            case PhaseStarted():
+                self._phases[record.phase], self._loss = record, None
+                self._say(phase_started(record), now)
+            case Evaluated():
+                self._say(evaluated(record), now)
+            case PhaseEnded():
+                self._ended[record.phase] = record
+                self._say(phase_ended(record), now)
+            case RunEnded():
+                ended = [(self._phases[phase.phase].unfreeze, phase) for phase in self._ended.values()]
+                self._say(run_ended(record, self._majority, ended), now)
+
+    def _show_step(self, record: StepTaken, now: float) -> None:
+        total = self._phases[record.phase].steps_per_epoch
+        done = record.step % total + 1
+        self._steps, self._rows = self._steps + 1, self._rows + record.rows
+        self._loss = record.loss if record.loss is not None else self._loss
+        elapsed = now - self._since
+        details = [
+            *([f"loss {score_text(self._loss)}"] if self._loss is not None else []),
+            *([f"{seconds_text((total - done) * elapsed / self._steps)} left"] if done < total else []),
+            _per_second(self._rows, elapsed),
+            f"lr {rate_text(record.lr)}",
+        ]
+        self._show_progress(_place(record.phase, record.epoch), done, total, " · ".join(details), "steps", now)
+
+    def _show_progress(self, name: str, done: int, total: int, details: str, unit: str, now: float) -> None:
+        details = f"{done:,}/{total:,} {unit} · {details}"
+        bar = self._bar_of[unit]
+        self._bars.update(bar, description=name, completed=done, total=total, details=details, visible=True)
+        tenth = (name, LOG_LINES * done // max(1, total))
+        if not self._live and done and tenth != self._tenth and now - self._spoke >= LOG_SECONDS:
+            self._say(_text(f"  {name} · {details}"), now)
+            self._tenth = tenth
+
+    def _say(self, what: RenderableType, now: float) -> None:
+        from rich.text import Text
+
+        for bar in self._bar_of.values():
+            self._bars.update(bar, visible=False)
+        self._bars.refresh()
+        self._spoke = now
+        # A line stays one line: in a log nobody wants it broken, and a terminal breaks it by itself.
+        self._console.print(what, soft_wrap=isinstance(what, Text))
+
+
+# What each record looks like.
+
+
+def run_started(record: RunStarted) -> RenderableType:
+    """What is about to run: task, model, data, machine, weights, notes."""
+    loaded = record.loaded
+    processes = f"{record.processes} process" + ("es" if record.processes > 1 else "")
+    fields = [
+        ("model", one_line(record.model)),
+        ("data", " · ".join(f"{one_line(split)} {count:,}" for split, count in record.rows.items()) + " rows"),
+        ("labels", f"{len(record.labels)}: {few_text(record.labels)}" if record.labels else ""),
+        ("device", f"{record.device} · {record.precision} · {processes}"),
+        ("training", f"batch size {record.batch_size} · seed {record.seed}"),
+        ("loaded", f"{loaded['tensors']:,} tensors with {count_text(loaded['parameters'])} parameters"),
+        ("new", few_text(loaded["new"])),
+        ("dropped", few_text(loaded["dropped"])),
+        ("majority", scores_text(record.majority)),
+        ("folder", one_line(record.folder)),
+        *(("note", one_line(note)) for note in record.notes),
+    ]
+    heading = _text(("hftl", PHASE), (f" {one_line(record.task)}", STRONG))
+    return _block(heading, _fields([(name, value) for name, value in fields if value]))
+
+
+def phase_started(record: PhaseStarted) -> RenderableType:
+    """What trains in this phase, group by group, and for how long."""
+    table = _table(
+        ["layers", "parameters", "trainable", "lr"],
+        [
+            (
+                _text((name, "" if trainable else DIM)),
+                _text((count_text(parameters), "" if trainable else DIM)),
+                _text((count_text(trainable), GOOD) if trainable else ("frozen", DIM)),
+                _text("" if lr is None else rate_text(lr)),
+            )
+            for name, parameters, trainable, lr in collapse(record.groups)
+        ],
+    )
+    trained = trained_text(sum(g.trainable for g in record.groups), sum(g.parameters for g in record.groups))
+    epochs = f"{record.epochs} epoch" + ("s" if record.epochs > 1 else "")
+    total = _text(f"  trains {trained}, {epochs} x {record.steps_per_epoch:,} steps")
+    return _block(_text((f"phase {record.phase}:", PHASE), (f" {depth_text(record.unfreeze)}", STRONG)), table, total)
+
+
+def collapse(groups: Iterable[GroupRow]) -> list[tuple[str, int, int, float | None]]:
+    """Groups as (name, parameters, trainable, lr); consecutive blocks in one state are one row, ``block 0-3``.
+
+    Groups without parameters, such as the neck of many models, are left out.
+    """
+
+    def state(row: GroupRow) -> tuple[object, ...]:
+        kind, _, index = row.group.partition(" ")
+        part = "none" if not row.trainable else "all" if row.trainable == row.parameters else "some"
+        return (kind, part, row.lr) if index.isdecimal() else (row.group,)
+
+    rows = []
+    for _, run in groupby((group for group in groups if group.parameters), key=state):
+        same = list(run)
+        first, last = same[0].group, same[-1].group
+        name = first if len(same) == 1 else f"{first}-{last.rpartition(' ')[2]}"
+        rows.append((name, sum(g.parameters for g in same), sum(g.trainable for g in same), same[0].lr))
+    return rows
+
+
+def evaluated(record: Evaluated) -> Text:
+    """One line of scores."""
+    place = "pretrained" if record.phase is None else _place(record.phase, record.epoch)
+    return _text(
+        f"  {place} · {one_line(record.split)}: ",
+        (scores_text(record.scores), STRONG),
+        (" (best)" if record.best else "", GOOD),
+        (f" · {seconds_text(record.seconds)}", DIM),
+    )
+
+
+def phase_ended(record: PhaseEnded) -> Text:
+    """One line: which epoch was kept, and that the frozen stayed frozen."""
+    return _text(
+        (f"  phase {record.phase}", PHASE),
+        f" ended{' early' if record.stopped_early else ''} · best epoch {record.best_epoch}: ",
+        (scores_text(record.scores), STRONG),
+        (f" · {record.frozen_tensors:,} frozen tensors bit-equal" if record.frozen_tensors else "", DIM),
+        (f" · {seconds_text(record.seconds)}", DIM),
+    )
+
+
+def run_ended(
+    record: RunEnded, majority: Mapping[str, float], phases: Sequence[tuple[str, PhaseEnded]]
+) -> RenderableType:
+    """The result: scores from the majority to the saved model, times, and where everything lies.
+
+    Args:
+        record: The end of the run.
+        majority: Validation scores of always giving the commonest label.
+        phases: What each phase unfroze, and how it ended.
+    """
+    rows: list[tuple[str, Mapping[str, float], str, str]] = [
+        ("majority · validation", majority, "", DIM),
+        *(
+            (f"phase {phase.phase}: {depth_text(unfreeze)} · validation", phase.scores, seconds_text(phase.seconds), "")
+            for unfreeze, phase in phases
+        ),
+        *((f"saved model · {one_line(split)}", scores, "", STRONG) for split, scores in record.scores.items()),
+    ]
+    names = score_names(scores for _, scores, _, _ in rows)
+    table = _table(
+        ["", *map(one_line, names), "time"],
+        [
+            (
+                _text((name, style)),
+                *(_text((score_text(scores[key]) if key in scores else "", style)) for key in names),
+                _text((seconds, DIM)),
+            )
+            for name, scores, seconds, style in rows
+        ],
+    )
+    kept = (
+        "the pretrained model" if record.best_phase is None else f"phase {record.best_phase}, epoch {record.best_epoch}"
+    )
+    files = _fields(
+        [
+            ("folder", one_line(record.folder)),
+            ("model/", f"{kept}; transformers loads it"),
+            ("curves.png", "losses and scores over the run"),
+            ("metrics.json", "all scores"),
+            ("README.md", "the model card"),
+        ]
+    )
+    heading = _text(("result", PHASE), (f" after {seconds_text(record.seconds)}", DIM))
+    return _block(heading, table, "", files)
+
+
+# The pieces they are made of.
+
+
+def _standard_output() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def _place(phase: int, epoch: int | None) -> str:
+    return f"phase {phase} · epoch {epoch}"
+
+
+def _per_second(rows: int, seconds: float) -> str:
+    rate = rows / seconds if seconds > 0 else 0.0
+    return f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.1f} rows/s"
+
+
+def _text(*parts: str | tuple[str, str]) -> Text:
+    """Text of plain parts and (text, style) pairs; nothing in it is read as markup."""
+    from rich.text import Text
+
+    return Text.assemble(*parts)
+
+
+def _block(*parts: RenderableType) -> RenderableType:
+    from rich.console import Group
+
+    return Group("", *parts)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> RenderableType:
+    """A table without rules: names on the left, numbers to the right."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style=DIM)
+    for index, header in enumerate(headers):
+        table.add_column(_text(header), justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    return Padding.indent(table, 2)
+
+
+def _fields(rows: Sequence[tuple[str, str]]) -> RenderableType:
+    """Names and what they stand for, in two columns."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table: Table = Table.grid(padding=(0, 3, 0, 0))
+    for name, value in rows:
+        table.add_row(_text((name, DIM)), _text(value))
+    return Padding.indent(table, 2)

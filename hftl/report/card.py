@@ -1,0 +1,250 @@
+"""The model card of a run: what it is, how good, how it was trained, how to use it and how to do it again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hftl.display import (
+    depth_text,
+    few_text,
+    one_line,
+    rate_text,
+    score_names,
+    score_text,
+    seconds_text,
+    trained_text,
+)
+from hftl.errors import HftlError
+from hftl.report.curves import of_kind, read_history
+from hftl.run_folder import RunFolder, write_text
+
+Plain = dict[str, Any]
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+EXAMPLES = {"image-classification": '"photo.jpg"', "text-classification": '"a text of any length", truncation=True'}
+"""What a pipeline of the task is called with."""
+SPLITS = ("validation", "test")
+MANY_LABELS = 100
+"""Labels beyond these are only counted."""
+
+
+def write(folder: Path) -> Path:
+    """Write ``README.md`` from the recipe, metrics, environment and history of a run folder.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        HftlError: one of the files is missing or not what a run writes.
+    """
+    run = RunFolder(folder)
+    recipe, metrics, environment = (_read(path) for path in (run.recipe, run.metrics, run.environment))
+    history = read_history(folder)
+    name = folder.resolve().name
+    front = yaml.safe_dump(front_matter(recipe, metrics, name), sort_keys=False, allow_unicode=True)
+    sections = [
+        _what(name, recipe, metrics, history),
+        _scores(metrics),
+        _training(recipe, metrics, history),
+        _use(recipe),
+        _environment(environment),
+        _again(recipe),
+    ]
+    path = folder / "README.md"
+    write_text(path, f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n")
+    return path
+
+
+def front_matter(recipe: Plain, metrics: Plain, name: str) -> Plain:
+    """What the Hub reads of a card; ``base_model`` only where the model has a Hub name.
+
+    Args:
+        recipe: ``recipe.yaml``.
+        metrics: ``metrics.json``.
+        name: Of the model, in the Hub's table of results.
+    """
+    task, data = recipe["task"]["name"], _data_name(recipe)
+    results = [
+        {
+            "task": {"type": task},
+            "dataset": {"name": data, "type": data, "split": split},
+            "metrics": [
+                {"type": key, "value": round(metrics[split][key], 6)}
+                for key in score_names([metrics[split]])
+                if math.isfinite(metrics[split][key])
+            ],
+        }
+        for split in SPLITS
+        if split in metrics
+    ]
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": task,
+        **({"base_model": recipe["model"]} if is_hub_name(recipe["model"]) else {}),
+        "tags": ["hftl", "transfer-learning"],
+        "model-index": [{"name": name, "results": results}],
+    }
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether this names a model on the Hub: it looks like one, and no such file or folder is here."""
+    return HUB_NAME.fullmatch(model) is not None and not Path(model).expanduser().exists()
+
+
+def _read(path: Path) -> Plain:
+    """A YAML or JSON file that holds a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise HftlError(f"{path}: {error.strerror or error}; name the folder of a finished run") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise HftlError(f"{path}: not readable: {one_line(str(error))}; run again") from None
+    if not isinstance(found, dict):
+        raise HftlError(f"{path}: not what a run writes; run again")
+    return found
+
+
+def _data_name(recipe: Plain) -> str:
+    """The data as named; of a path the last part."""
+    data = str(recipe["task"].get("data"))
+    return "data given in Python" if data.startswith("<") else _public(data)
+
+
+def _public(name: str) -> str:
+    """A Hub name, or the last part of a path: the rest of it is nobody else's business."""
+    return name if is_hub_name(name) else Path(name).name or name
+
+
+# The sections.
+
+
+def _what(name: str, recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
+    model = recipe["model"]
+    base = f"[{model}](https://huggingface.co/{model})" if is_hub_name(model) else _code(_public(model))
+    made = "The pretrained model" if not metrics["phases"] else "Made by transfer learning from"
+    lines = [f"# {name}", "", f"{made} {base}, for {recipe['task']['name']} on {_code(_data_name(recipe))}."]
+    for started in of_kind(history, "RunStarted")[-1:]:
+        labels, rows = started["labels"], started["rows"]
+        sizes = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+        lines += ["", f"- **Rows**: {sizes}"]
+        if labels:
+            lines += [f"- **Labels** ({len(labels)}): {_text(few_text(labels, MANY_LABELS))}"]
+        lines += [f"- {_text(note)}" for note in started["notes"]]
+    return "\n".join(lines)
+
+
+def _scores(metrics: Plain) -> str:
+    rows: list[tuple[str, str, Mapping[str, float]]] = [
+        ("majority", "validation", metrics["majority"]),
+        *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"]),
+        *(("**saved model**", split, metrics[split]) for split in SPLITS if split in metrics),
+    ]
+    names = score_names(scores for _, _, scores in rows)
+    table = _table(
+        ["", "split", *names],
+        [
+            (name, split, *(score_text(scores[key]) if key in scores else "" for key in names))
+            for name, split, scores in rows
+        ],
+    )
+    best = metrics["best"]
+    saved = (
+        "The saved model is the pretrained one, as it was."
+        if best["phase"] is None
+        else f"The saved model is that of phase {best['phase']}, epoch {best['epoch']} (both count from 0), "
+        "chosen on the validation split."
+    )
+    majority = "*Majority* always answers with the commonest training label."
+    return f"## Scores\n\n{table}\n\n{saved} {majority}\n\n![Losses and scores over the run](curves.png)"
+
+
+def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
+    if not metrics["phases"]:
+        return "## Training\n\nNone: the pretrained model was scored as it is."
+    started = {record["phase"]: record for record in of_kind(history, "PhaseStarted")}
+    rows = []
+    for ended in metrics["phases"]:
+        begun = started[ended["phase"]]
+        parameters = sum(group["parameters"] for group in begun["groups"])
+        rows.append(
+            (
+                _phase(ended),
+                trained_text(ended["trainable"], parameters),
+                f"{begun['epochs']} x {begun['steps_per_epoch']:,} steps",
+                str(ended["best_epoch"]),
+                rate_text(begun["lr"]),
+                seconds_text(ended["seconds"]),
+            )
+        )
+    table = _table(["", "trained", "epochs, at most", "best epoch", "peak learning rate", "time"], rows)
+    settings = f"Batch size {recipe['batch_size']}, seed {recipe['seed']}, AdamW."
+    frozen = "What a phase does not train is frozen: bit-equal before and after it."
+    return f"## Training\n\n{table}\n\n{settings} {frozen} `recipe.yaml` holds every setting."
+
+
+def _use(recipe: Plain) -> str:
+    task = recipe["task"]["name"]
+    call = f"answer({EXAMPLES[task]})" if task in EXAMPLES else "answer(...)"
+    return f"""## Use
+
+```python
+from transformers import pipeline
+
+answer = pipeline("{task}", model="model")  # the folder beside this card
+print({call})
+```"""
+
+
+def _environment(environment: Plain) -> str:
+    # The command names the user's own paths; how to do it again stands below.
+    rows = [(key, _code(str(value))) for key, value in environment.items() if key != "command"]
+    return "## Environment\n\n" + _table(["", ""], rows)
+
+
+def _again(recipe: Plain) -> str:
+    lines = [
+        "## Do it again",
+        "",
+        "```",
+        "hftl fit recipe.yaml --output-dir again",
+        "```",
+        "",
+        "Paths in `recipe.yaml` are as seen from the folder where the run was started.",
+    ]
+    if str(recipe["task"].get("data")).startswith("<"):
+        lines += ["The data were given in Python: name a file, a folder or a Hub name with `--task.data`."]
+    return "\n".join(lines)
+
+
+# The pieces they are made of.
+
+
+def _phase(ended: Plain) -> str:
+    return f"phase {ended['phase']}: {depth_text(str(ended['unfreeze']))}"
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first two columns to the left, the others to the right."""
+    rules = [":--" if index < 2 else "--:" for index in range(len(headers))]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in [headers, rules, *rows])
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """A user's words in prose: what Markdown would read as more than words is escaped."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text))
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', chr(39))}`"

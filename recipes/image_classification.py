@@ -1,0 +1,23 @@
+"""Fine-tune an image classifier on your photos.
+
+    python recipes/image_classification.py --task.data data/pets --model google/vit-base-patch16-224-in21k
+    python recipes/image_classification.py --config recipes/configs/cifar10.yaml --phases.1.lr 3e-5
+    python recipes/image_classification.py --help
+
+``--task.data`` is a folder with one sub-folder a class, a csv or parquet with a column of images, or a Hub name.
+"""
+
+import sys
+
+from hftl import Trainer
+from hftl.cli import errors_in_one_line, parse_recipe
+
+
+def main() -> None:
+    with errors_in_one_line():
+        recipe = parse_recipe(sys.argv[1:], task="image-classification", prog=sys.argv[0])
+        Trainer(recipe).fit()
+
+
+if __name__ == "__main__":  # worker processes import this file too
+    main()

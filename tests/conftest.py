@@ -1,0 +1,227 @@
+"""Tiny models, data and the place of the shared folder, for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+# The same examples in every run; no deadline, for no test asserts times.
+hypothesis.settings.register_profile("hftl", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("hftl")
+
+SHARED = Path(os.environ.get("HFTL_SHARED", Path(__file__).parents[2] / "shared"))
+
+WORDS = "good bad fine poor great awful film plot actor scene the a was is very not and of it"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the shared models and data where they are not."""
+    if not (SHARED / "models").is_dir():
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(pytest.mark.skip(reason=f"needs the shared models and data, and {SHARED} has none"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared real models and data."""
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of tiny models with random weights, by family; written once, with their processors."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            _write_model(family, made[family])
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def load_tiny(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
+    """Loads the tiny model of a family with a head for new labels, as a task does: what ``heads.load`` returns."""
+    import torch
+
+    from hftl import heads
+
+    def load(
+        family: str,
+        labels: tuple[str, ...] = ("a", "b", "c"),
+        *,
+        folder: Path | None = None,
+        seed: int = 0,
+        keep_head: bool = False,
+        head_dropout: float = 0.1,
+    ) -> Any:
+        torch.manual_seed(seed)
+        return heads.load(auto_class(family), str(folder or tiny_model(family)), labels, keep_head, head_dropout, False)
+
+    return load
+
+
+@pytest.fixture
+def tiny_inputs() -> Callable[..., dict[str, Any]]:
+    """Two random rows that the tiny model of a family takes."""
+    import torch
+
+    def make(family: str, rows: int = 2) -> dict[str, Any]:
+        drawn = torch.Generator().manual_seed(0)
+        if family in IMAGE_FAMILIES:
+            return {"pixel_values": torch.randn(rows, 3, 32, 32, generator=drawn)}
+        ids = torch.randint(4, 20, (rows, 7), generator=drawn)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    return make
+
+
+@pytest.fixture
+def one_line_error() -> Callable[..., Any]:
+    """Checks that a block raises an HftlError of one line that has all the given words in it."""
+    from hftl.errors import HftlError
+
+    @contextmanager
+    def check(*words: str) -> Iterator[None]:
+        with pytest.raises(HftlError) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message
+        assert [word for word in words if word not in message] == [], message
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small photos of three classes that differ in colour: 24 to train, 9 to validate, 9 to test."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("validation", 3), ("test", 3)):
+        for channel, label in enumerate(("red", "green", "blue")):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (40, 48, 3), dtype=np.uint8)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A csv of 60 short texts of very different lengths; no validation split."""
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    rng = np.random.default_rng(0)
+    lines = ["text,label"]
+    for number in range(60):
+        label = ("negative", "positive")[number % 2]
+        chosen = rng.choice(WORDS.split()[6:], rng.integers(2, 40)).tolist()
+        chosen.insert(
+            int(rng.integers(0, len(chosen))), rng.choice(["good", "great"] if number % 2 else ["bad", "awful"])
+        )
+        lines.append(f"{' '.join(chosen)},{label}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+TINY_TEXT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+TINY_IMAGE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGE_FAMILIES = ("vit", "resnet", "mobilenet_v1", "mobilenet_v2", "efficientnet")
+TEXT_FAMILIES = ("bert", "distilbert", "roberta")
+
+
+def auto_class(family: str) -> str:
+    """The class by which the tasks load a family."""
+    return "AutoModelForImageClassification" if family in IMAGE_FAMILIES else "AutoModelForSequenceClassification"
+
+
+def _write_model(family: str, folder: Path) -> None:
+    import torch
+    import transformers as tf
+
+    torch.manual_seed(0)
+    if family in IMAGE_FAMILIES:
+        size = {"height": 32, "width": 32}
+        model, processor = {
+            "vit": lambda: (
+                tf.ViTForImageClassification(tf.ViTConfig(**TINY_IMAGE, image_size=32, patch_size=8, num_labels=5)),
+                tf.ViTImageProcessor(size=size),
+            ),
+            "resnet": lambda: (
+                tf.ResNetForImageClassification(
+                    tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_labels=5)
+                ),
+                tf.ViTImageProcessor(size=size),
+            ),
+            "mobilenet_v1": lambda: (
+                tf.MobileNetV1ForImageClassification(
+                    tf.MobileNetV1Config(
+                        image_size=32, depth_multiplier=0.25, num_labels=5, classifier_dropout_prob=0.999
+                    )
+                ),
+                tf.ViTImageProcessor(size=size),
+            ),
+            "mobilenet_v2": lambda: (
+                tf.MobileNetV2ForImageClassification(
+                    tf.MobileNetV2Config(
+                        image_size=32, depth_multiplier=0.25, num_labels=5, classifier_dropout_prob=0.8
+                    )
+                ),
+                tf.ViTImageProcessor(size=size),
+            ),
+            "efficientnet": lambda: (
+                tf.EfficientNetForImageClassification(
+                    tf.EfficientNetConfig(
+                        image_size=32, width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, num_labels=5
+                    )
+                ),
+                tf.ViTImageProcessor(size=size),
+            ),
+        }[family]()
+    else:
+        processor = _tokenizer(family)
+        vocabulary = len(processor)
+        settings = {**TINY_TEXT, "vocab_size": vocabulary, "max_position_embeddings": 66}
+        model = {
+            "bert": lambda: tf.BertModel(tf.BertConfig(**settings)),
+            "distilbert": lambda: tf.DistilBertModel(
+                tf.DistilBertConfig(
+                    vocab_size=vocabulary, dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=66
+                )
+            ),
+            "roberta": lambda: tf.RobertaModel(tf.RobertaConfig(**settings, pad_token_id=processor.pad_token_id)),
+        }[family]()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _tokenizer(family: str) -> object:
+    """A word-level tokenizer that wraps texts as BERT does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS.split()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **names)

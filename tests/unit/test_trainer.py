@@ -1,0 +1,379 @@
+"""The loop: what trains, what stays, what is kept, what lies in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import IMAGE_FAMILIES, TEXT_FAMILIES
+from safetensors.torch import load_file
+
+from hftl import HftlError, Phase, Recipe, Trainer, strategies
+from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
+from hftl.tasks import ImageClassification, TextClassification
+
+TinyModel = Callable[[str], Path]
+
+
+def quick(task: Any, model: Path, folder: Path, **settings: Any) -> Recipe[Any]:
+    given = {"batch_size": 8, "precision": "fp32", "log_every": 1, **settings}
+    return Recipe(task=task, model=str(model), output_dir=str(folder), **given)
+
+
+def states(trainer: Trainer[Any]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("family", [*IMAGE_FAMILIES, *TEXT_FAMILIES])
+def test_each_phase_moves_exactly_what_it_declares(
+    family: str, tiny_model: TinyModel, photos: Path, reviews: Path, tmp_path: Path
+) -> None:
+    """Parameters and buffers, bit for bit: what is frozen stays, what is declared moves."""
+    task = ImageClassification(str(photos)) if family in IMAGE_FAMILIES else TextClassification(str(reviews))
+    phases = (Phase("head", 1, 1e-2), Phase(1, 1, 1e-2, weight_decay=0.5), Phase("all", 1, 1e-2))
+    trainer = Trainer(quick(task, tiny_model(family), tmp_path / "run", phases=phases))
+    before: dict[str, torch.Tensor] = {}
+    for record in trainer.run():
+        if isinstance(record, PhaseStarted):
+            before = states(trainer)
+            unfrozen = trainer.ready.groups.unfrozen(phases[record.phase].unfreeze)
+            group_of = trainer.ready.groups.group_of_parameter()
+            declared = {name for name, group in group_of.items() if group in unfrozen}
+        if isinstance(record, Evaluated) and record.split == "validation":
+            after = states(trainer)
+            moved = {name for name in before if not torch.equal(before[name], after[name])}
+            with_gradient = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+            assert with_gradient == declared
+            assert moved <= declared, "something frozen moved"
+            # A weight without gradient (dead ReLUs of a tiny random network) may stay; whole groups must not.
+            assert {group_of[name] for name in moved} == {group_of[name] for name in declared}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["phases"][2]["phase"] == 2
+
+
+def test_the_trained_set_is_the_optimizers_set_is_the_set_that_moves(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hftl.trainer
+
+    seen: list[set[str]] = []
+    build = hftl.trainer.build_optimizer
+
+    def spy(*arguments: Any) -> torch.optim.Optimizer:
+        optimizer = build(*arguments)
+        seen.append({name for group in optimizer.param_groups for name in group["names"]})
+        return optimizer
+
+    monkeypatch.setattr(hftl.trainer, "build_optimizer", spy)
+    phases = (Phase("head", 1, 1e-2), Phase(0.5, 1, 1e-2))
+    trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
+    before: dict[str, torch.Tensor] = {}
+    for record in trainer.run():
+        if isinstance(record, PhaseStarted):
+            before = states(trainer)
+        if isinstance(record, Evaluated) and record.split == "validation":
+            moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(before[n], p)}
+            assert (
+                moved == seen[record.phase or 0] == {n for n, p in trainer.model.named_parameters() if p.requires_grad}
+            )
+    assert len(seen) == 2
+
+
+def test_two_runs_are_bit_equal_and_a_second_seed_is_not(tiny_model: TinyModel, reviews: Path, tmp_path: Path) -> None:
+    def fit(name: str, seed: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+        recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / name, seed=seed)
+        Trainer(recipe).fit(lambda record: None)
+        history = [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        timeless = [{k: v for k, v in line.items() if k not in ("seconds", "folder")} for line in history]
+        return load_file(tmp_path / name / "model" / "model.safetensors"), timeless
+
+    first, history = fit("a", 0)
+    second, same_history = fit("b", 0)
+    other, _ = fit("c", 1)
+    assert history == same_history
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 8])
+def test_accumulation_changes_nothing_but_the_order_of_sums(
+    accumulation: int, tiny_model: TinyModel, reviews: Path, tmp_path: Path
+) -> None:
+    """Also where the last step is smaller than the rest and pieces are uneven."""
+
+    def fit(name: str, pieces: int) -> list[float]:
+        task = TextClassification(str(reviews), label_smoothing=0.1)
+        phases = (Phase("all", 2, 1e-3),)
+        recipe = quick(
+            task, tiny_model("roberta"), tmp_path / name, phases=phases, accumulation=pieces, head_dropout=0.0
+        )
+        trainer = Trainer(recipe)
+        losses = []
+        for record in trainer.run():
+            if isinstance(record, PhaseStarted):  # what dropout draws depends on the shape of the batch
+                for part in trainer.model.modules():
+                    if isinstance(part, torch.nn.Dropout):
+                        part.p = 0.0
+            if isinstance(record, StepTaken) and record.loss is not None:
+                losses.append(record.loss)
+        return losses
+
+    whole, pieces = fit("whole", 1), fit("pieces", accumulation)
+    assert len(whole) == 12
+    np.testing.assert_allclose(whole, pieces, rtol=2e-4)
+
+
+def test_the_best_epoch_is_restored_and_the_best_phase_is_saved(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With scores made up: phase 0 is best at epoch 1, phase 1 never gets there."""
+    made_up = iter([0.3, 0.8, 0.5, 0.7, 0.6, 0.0])
+    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    phases = (Phase("head", 3, 1e-2), Phase("all", 2, 1e-2))
+    trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases))
+    at_epoch: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
+    ended: list[PhaseEnded] = []
+    for record in trainer.run():
+        if isinstance(record, Evaluated) and record.split == "validation":
+            at_epoch[record.phase or 0, record.epoch or 0] = states(trainer)
+        if isinstance(record, PhaseStarted) and record.phase == 1:
+            start = states(trainer)
+            assert all(torch.equal(start[name], at_epoch[0, 1][name]) for name in start)
+        if isinstance(record, PhaseEnded):
+            ended.append(record)
+    assert [(phase.best_epoch, phase.scores["accuracy"]) for phase in ended] == [(1, 0.8), (0, 0.7)]
+    assert isinstance(record, RunEnded)
+    assert (record.best_phase, record.best_epoch) == (0, 1)
+    saved = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], at_epoch[0, 1][name]) for name in saved)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
+def test_early_stopping_waits_as_long_as_it_is_told(
+    patience: int | None,
+    epochs: int,
+    tiny_model: TinyModel,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_up = iter([0.3, 0.8, 0.5, 0.7, 0.6, 0.4, 0.0])
+    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    phases = (Phase("head", 6, 1e-2, patience=patience),)
+    trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases))
+    records = list(trainer.run())
+    assert sum(isinstance(record, Evaluated) and record.split == "validation" for record in records) == epochs
+    (ended,) = (record for record in records if isinstance(record, PhaseEnded))
+    assert ended.stopped_early == (epochs < 6)
+
+
+def test_batch_norm_keeps_its_statistics_unless_told_otherwise(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path
+) -> None:
+    def moved_buffers(name: str, batch_norm: Any) -> set[str]:
+        phases = (Phase(2, 1, 1e-3, batch_norm=batch_norm),)
+        trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / name, phases=phases))
+        before: dict[str, torch.Tensor] = {}
+        for record in trainer.run():
+            if isinstance(record, PhaseStarted):
+                before = {n: b.clone() for n, b in trainer.model.named_buffers()}
+        return {n for n, b in trainer.model.named_buffers() if not torch.equal(before[n], b)}
+
+    assert moved_buffers("keep", "keep") == set()
+    updated = moved_buffers("update", "update")
+    assert updated
+    assert all("stages.2" in name or "stages.3" in name for name in updated), "a frozen BatchNorm moved"
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+    phases = (Phase("head", 1, 1e-2), Phase("all", 2, 1e-3))
+    trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
+    for record in trainer.run():
+        if isinstance(record, StepTaken) and (record.phase, record.epoch) == (1, 1):
+            break
+    folder = tmp_path / "run" / "checkpoints" / "last"
+    state = json.loads((folder / "state.json").read_text())
+    assert state["progress"] == {"phase": 1, "epoch": 1, "step": 0}
+    assert state["best"]["phase"] == 0
+    assert state["phase_best"]["phase"] == 1
+    assert [phase["phase"] for phase in state["phases"]] == [0]
+    assert set(state["random"]) == {"python", "numpy"}
+    assert set(load_file(folder / "model.safetensors")) == set(trainer.model.state_dict())
+    moments = load_file(folder / "optimizer.safetensors")
+    assert {name.rpartition("/")[0] for name in moments} == {name for name, _ in trainer.model.named_parameters()}
+    assert not list((tmp_path / "run").rglob("*.part"))
+    assert not list((tmp_path / "run").rglob("*.pt"))
+
+
+def test_the_run_folder_holds_everything(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+    ended = Trainer(
+        quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=strategies.gradual())
+    ).fit(lambda record: None)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "README.md",
+        "curves.png",
+        "environment.json",
+        "history.jsonl",
+        "metrics.json",
+        "model",
+        "recipe.yaml",
+    }
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"] == ended.scores["test"]
+    assert [phase["unfreeze"] for phase in metrics["phases"]] == ["head", "0.25", "0.5", "all"]
+    kinds = [json.loads(line)["record"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert kinds[0] == "RunStarted"
+    assert kinds[-1] == "RunEnded"
+
+
+def test_a_recipe_read_from_the_run_folder_gives_the_same_run(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from hftl import tasks
+    from hftl.recipe import read_yaml
+
+    Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(lambda record: None)
+    again = replace(read_yaml(tmp_path / "a" / "recipe.yaml", tasks.find), output_dir=str(tmp_path / "b"))
+    Trainer(again).fit(lambda record: None)
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_objects_can_be_handed_in_and_are_recorded_by_fingerprint(tiny_model: TinyModel, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"text": [f"{w} film" for w in ("good", "bad")] * 20, "label": ["pos", "neg"] * 20})
+    trainer = Trainer(quick(TextClassification(rows), tiny_model("bert"), tmp_path / "run"))
+    trainer.fit(lambda record: None)
+    assert rows._fingerprint in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert trainer.evaluate("validation") == json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]
+
+
+def test_bad_rows_are_listed_in_the_run_folder(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(photos, tmp_path / "photos")
+    whole = (tmp_path / "photos" / "train" / "red" / "0.png").read_bytes()
+    (tmp_path / "photos" / "train" / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
+    task = ImageClassification(str(tmp_path / "photos"))
+    records = list(Trainer(quick(task, tiny_model("vit"), tmp_path / "run")).run())
+    listed = (tmp_path / "run" / "bad_rows.csv").read_text().splitlines()
+    assert len(listed) == 2
+    assert "0.png" in listed[1]
+    assert isinstance(records[0], RunStarted)
+    assert records[0].rows["train"] == 23
+    with pytest.raises(HftlError, match="0.png"):
+        Trainer(
+            quick(ImageClassification(str(tmp_path / "photos"), bad_rows="error"), tiny_model("vit"), tmp_path / "x")
+        ).fit()
+    assert not (tmp_path / "x").exists(), "nothing is written before the data are known to be good"
+
+
+class TestPretrained:
+    """The strategy without training."""
+
+    def test_scores_the_models_own_head_by_the_names_of_labels(
+        self, tiny_model: TinyModel, photos: Path, tmp_path: Path
+    ) -> None:
+        """The head of a finished run, its classes in another order than the data's, scores as it did there."""
+        first = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(lambda r: None)
+        config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
+        weights = tmp_path / "a" / "model" / "model.safetensors"
+        order = [2, 0, 1]
+        tensors = load_file(weights)
+        for name in ("classifier.weight", "classifier.bias"):
+            tensors[name] = tensors[name][order].contiguous()
+        from safetensors.torch import save_file
+
+        save_file(tensors, weights, metadata={"format": "pt"})
+        names = [config["id2label"][str(index)].upper() for index in order]
+        config["id2label"] = {str(index): name for index, name in enumerate(names)}
+        config["label2id"] = {name: index for index, name in enumerate(names)}
+        (tmp_path / "a" / "model" / "config.json").write_text(json.dumps(config))
+        label_map = {name.upper(): name for name in ("red", "green", "blue")}
+        task = ImageClassification(str(photos), label_map=label_map)
+        recipe = quick(task, tmp_path / "a" / "model", tmp_path / "b", phases=strategies.pretrained())
+        again = Trainer(recipe).fit(lambda r: None).scores
+        for split, scores in first.scores.items():
+            assert again[split] == pytest.approx(scores, abs=1e-9)
+
+    def test_wants_the_labels_to_match(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=())
+        with pytest.raises(HftlError, match=r"'blue'.*'LABEL_0'") as caught:
+            Trainer(recipe).fit()
+        assert "\n" not in str(caught.value)
+
+
+class TestErrors:
+    """One line, naming the thing and the mend; nothing lost."""
+
+    def test_nan_stops_the_run(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        phases = (Phase("all", 2, 1e30, warmup=0.0, schedule="constant"),)
+        task = ImageClassification(str(photos))
+        with pytest.raises(HftlError, match=r"the loss is .* lower the learning rate"):
+            Trainer(quick(task, tiny_model("vit"), tmp_path / "run", phases=phases, clip_norm=None)).fit(lambda r: None)
+
+    def test_a_folder_that_is_not_empty_is_refused(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.txt").write_text("mine")
+        with pytest.raises(HftlError, match="not empty"):
+            Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run")).fit()
+        assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+    def test_an_unknown_score_to_choose_by(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", best_by="acuracy")
+        with pytest.raises(HftlError, match="acuracy.*accuracy, macro_f1, loss"):
+            Trainer(recipe).fit()
+
+    def test_more_blocks_than_there_are(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        recipe = quick(
+            ImageClassification(str(photos)),
+            tiny_model("vit"),
+            tmp_path / "run",
+            phases=(Phase("head", 1), Phase(9, 1)),
+        )
+        with pytest.raises(HftlError, match="9 blocks of a model that has 4"):
+            Trainer(recipe).fit()
+        assert not (tmp_path / "run").exists()
+
+    def test_a_model_that_does_not_take_the_images(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        task = ImageClassification(str(photos), image_size=48)
+        with pytest.raises(HftlError, match=r"does not take .*48") as caught:
+            Trainer(quick(task, tiny_model("vit"), tmp_path / "run")).fit()
+        assert "\n" not in str(caught.value)
+
+    def test_evaluate_before_fit(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+        with pytest.raises(HftlError, match=r"fit\(\)"):
+            Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run")).evaluate()
+
+
+def test_records_arrive_in_order(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+    phases = (Phase("head", 2, 1e-2), Phase("all", 1, 1e-3))
+    kinds: list[type[Record]] = []
+    for record in Trainer(
+        quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases)
+    ).run():
+        if not kinds or kinds[-1] is not type(record):
+            kinds.append(type(record))
+    names = [kind.__name__ for kind in kinds if kind.__name__ != "EvaluationProgress"]
+    epoch = ["StepTaken", "Evaluated"]
+    assert names == [
+        "RunStarted",
+        "PhaseStarted",
+        *epoch,
+        *epoch,
+        "PhaseEnded",
+        "PhaseStarted",
+        *epoch,
+        "PhaseEnded",
+        "Evaluated",
+        "RunEnded",
+    ]
