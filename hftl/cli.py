@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -312,12 +313,16 @@ def _parse(kind: Any, arguments: list[str], prog: str, default: Any = None) -> A
 
 def _unboxed(box: str, arguments: Sequence[str], prog: str) -> str:
     """The text of tyro's error box in one line: what is wrong, and what was probably meant."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rules = [index for index, line in enumerate(lines) if set(line) == {"─"}]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # without colours
+    title, *lines = [line.strip(" │╭╮╰╯") for line in plain.splitlines() if line.strip()] or [""]
+    while lines and not lines[0].strip("─-"):  # where the terminal has no box characters, a rule follows the title
+        lines.pop(0)
+    end = next((index for index, line in enumerate(lines) if not line.strip("─-")), len(lines))
     options = [line.split()[0].rstrip(",") for line in lines if line.startswith("--")]
-    problem = " ".join(" ".join(lines[: rules[0]] if rules else lines).split())
+    problem = " ".join(" ".join(lines[:end]).split()) or title
     if problem.startswith("Missing from"):
         typed = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+        options = [option for option in options if option not in typed]
         meant = [(near[0], option) for option in options if (near := difflib.get_close_matches(option, typed, 1, 0.75))]
         problem = f"missing: {', '.join(options) or problem.partition(':')[2].strip()}"
         if meant:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Generic, Literal, TypeVar
@@ -145,13 +145,15 @@ def read_yaml(path: str | Path, find_task: Callable[[str], type[Any]]) -> Recipe
 
 def describe_object(data: Any) -> str:
     """One line that stands for data handed in as an object, with the fingerprint of each split."""
-    splits = data if isinstance(data, dict) else {"train": data}
+    splits = data if isinstance(data, Mapping) else {"train": data}
     prints = ", ".join(f"{name} {getattr(split, '_fingerprint', '?')}" for name, split in splits.items())
     return f"<{type(data).__name__}: {prints}>"
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | PurePath | int | float | tuple) or type(value) is dict
+    if type(value) is dict:  # splits by name are a dict too
+        return all(_is_plain(item) for item in value.values())
+    return value is None or isinstance(value, str | PurePath | int | float | tuple)
 
 
 def _as_yaml(value: Any) -> Any:

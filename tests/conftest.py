@@ -154,6 +154,8 @@ def _write_model(family: str, folder: Path) -> None:
     import torch
     import transformers as tf
 
+    from hftl.quiet import quiet_transformers
+
     torch.manual_seed(0)
     if family in IMAGE_FAMILIES:
         size = {"height": 32, "width": 32}
@@ -206,8 +208,9 @@ def _write_model(family: str, folder: Path) -> None:
             ),
             "roberta": lambda: tf.RobertaModel(tf.RobertaConfig(**settings, pad_token_id=processor.pad_token_id)),
         }[family]()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def _tokenizer(family: str) -> object:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from hftl.errors import HftlError
 from hftl.phase import Strict
 from hftl.tasks.base import Outputs, log_softmax
@@ -110,6 +108,8 @@ class Classification(Strict):
 
     def score(self, outputs: Outputs, dataset: Dataset) -> dict[str, float]:
         """The metrics of the most probable labels, and ``loss``, the mean cross-entropy without smoothing."""
+        import numpy as np
+
         from hftl import metrics
 
         labels = np.asarray(dataset["label"])
@@ -119,6 +119,8 @@ class Classification(Strict):
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
         """Scores of always answering the commonest training label."""
+        import numpy as np
+
         from hftl import metrics
 
         labels = np.asarray(dataset["label"])
@@ -127,6 +129,8 @@ class Classification(Strict):
 
     def answers(self, outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Most probable label, its probability (``score``), and the probabilities of all (``scores``)."""
+        import numpy as np
+
         found = []
         for row in np.exp(log_softmax(outputs["logits"])):
             scores = {labels[index]: float(row[index]) for index in np.argsort(-row)}

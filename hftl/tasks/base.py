@@ -7,12 +7,11 @@ so one task serves training, evaluation and prediction alike. Tasks never see th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from datasets import Dataset
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
-Outputs = Mapping[str, npt.NDArray[Any]]
+Outputs: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 """What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""
 
 
@@ -69,5 +68,7 @@ class Task(Protocol):
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Log-probabilities of logits of shape (rows, classes), in double precision."""
+    import numpy as np
+
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
