@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python recipes/demo.py
 
-test: $(VENV)/installed
+test: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed

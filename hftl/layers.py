@@ -200,10 +200,9 @@ def _block_names(backbone: nn.Module) -> list[str]:
     containers = [
         name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)
     ]
-    outermost = [name for name in containers if not any(name.startswith(f"{other}.") for other in containers)]
-    if not outermost:
+    if not containers:
         return []
-    best = max(outermost, key=lambda name: _size(backbone.get_submodule(name)))
+    best = max(containers, key=lambda name: _size(backbone.get_submodule(name)))  # the first, outermost, of equals
     children = [(name, child) for name, child in backbone.get_submodule(best).named_children() if _size(child)]
     return [f"{best}.{name}" for name, _ in children]
 

@@ -90,7 +90,8 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
         HftlError: anything about data, model or phases that a person can mend.
     """
     task = recipe.task
-    recipe = dataclasses.replace(recipe, keep_head=recipe.keep_head or not recipe.phases)
+    model = str(Path(recipe.model).expanduser()) if recipe.model.startswith("~") else recipe.model
+    recipe = dataclasses.replace(recipe, model=model, keep_head=recipe.keep_head or not recipe.phases)
     processor = task.load_processor(recipe.model, recipe.trust_remote_code)
     splits = task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code)
     seed_everything((recipe.seed,))
@@ -108,9 +109,9 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
 
 
 def _try_out(ready: Prepared) -> None:
-    """Run two rows through the model: what does not fit together is better said before anything is written."""
-    examples = ready.recipe.task.examples(ready.splits.train.select(range(2)), ready.processor, augment=False)
-    batch = examples.__getitems__([0, 1])
+    """Run a row through the model: what does not fit together is better said before anything is written."""
+    examples = ready.recipe.task.examples(ready.splits.train.select([0]), ready.processor, augment=False)
+    batch = examples.__getitems__([0])
     try:
         with torch.inference_mode():
             ready.loaded.model.eval()(**batch.inputs)

@@ -47,7 +47,9 @@ class Runtime:
 
     def unwrap(self, model: Any) -> Any:
         """The plain model again, without the wrapped ``forward`` of mixed precision."""
-        return self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        plain = self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        vars(plain).pop("_is_accelerate_prepared", None)  # a marked model is not prepared again: no autocast, no DDP
+        return plain
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the loss's gradients, scaled where fp16 needs it."""

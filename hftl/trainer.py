@@ -245,7 +245,9 @@ class Trainer(Generic[T]):
             started = time.monotonic()
             scores["test"] = yield from self._score("test")
             yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
-        save_pretrained(self.folder.model, self.runtime.unwrap(self.model), self.ready.processor)
+        self.model = self.runtime.unwrap(self.model)
+        save_pretrained(self.folder.model, self.model, self.ready.processor)
+        self.model = self.runtime.prepare(self.model)  # whoever evaluates it now gets the scores of the run
         best = {"phase": self.best.phase, "epoch": self.best.epoch}
         metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
         run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")

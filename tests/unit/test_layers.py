@@ -239,10 +239,9 @@ def test_the_largest_outermost_container_holds_the_blocks():
     model.body.add_module("small", nn.ModuleList([nn.Linear(1, 1)] * 9))
     groups = LayerGroups.of(model)
     assert groups.blocks == 3
-    assert groups.parameters["block 2"] == (
-        "body.layers.2.0.weight",
-        "body.layers.2.0.bias",
-    )  # not the inner Sequential
+    assert groups.parameters["block 2"] == ("body.layers.2.0.weight", "body.layers.2.0.bias")
+    model.body.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))])
+    assert LayerGroups.of(model).blocks == 1  # not the inner Sequential, which has as many parameters
 
 
 # -- overrides -------------------------------------------------------------------------------------------------------

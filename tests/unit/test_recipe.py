@@ -212,7 +212,9 @@ def test_an_unknown_task(one_line_error):
         read({**PLAIN, "task": {"name": "video-classification"}})
 
 
-@pytest.mark.parametrize(("plain", "place"), [({"task": TASK}, "'model'"), ({"task": {"name": TASK["name"]}, "model": "m"}, "'task.data'")])
+@pytest.mark.parametrize(
+    ("plain", "place"), [({"task": TASK}, "'model'"), ({"task": {"name": TASK["name"]}, "model": "m"}, "'task.data'")]
+)
 def test_what_is_missing(plain, place, one_line_error):
     with one_line_error(f"my.yaml: {place} is missing"):
         read(plain)
@@ -233,7 +235,9 @@ def test_a_missing_file(tmp_path, one_line_error):
         read_yaml(tmp_path / "absent.yaml", tasks.find)
 
 
-@pytest.mark.parametrize("content", [b"task: {name: [", b"\xff\xfe\x00", b"a: !!python/object:os.system {}", b"a: b: c"])
+@pytest.mark.parametrize(
+    "content", [b"task: {name: [", b"\xff\xfe\x00", b"a: !!python/object:os.system {}", b"a: b: c"]
+)
 def test_a_file_that_is_not_yaml(content, tmp_path, one_line_error):
     (tmp_path / "bad.yaml").write_bytes(content)
     with one_line_error(str(tmp_path / "bad.yaml"), "not YAML"):

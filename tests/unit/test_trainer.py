@@ -270,7 +270,7 @@ def test_bad_rows_are_listed_in_the_run_folder(tiny_model: TinyModel, photos: Pa
     assert "0.png" in listed[1]
     assert isinstance(records[0], RunStarted)
     assert records[0].rows["train"] == 23
-    with pytest.raises(HftlError, match="0.png"):
+    with pytest.raises(HftlError, match=r"0\.png"):
         Trainer(
             quick(ImageClassification(str(tmp_path / "photos"), bad_rows="error"), tiny_model("vit"), tmp_path / "x")
         ).fit()
@@ -330,7 +330,7 @@ class TestErrors:
 
     def test_an_unknown_score_to_choose_by(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
         recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", best_by="acuracy")
-        with pytest.raises(HftlError, match="acuracy.*accuracy, macro_f1, loss"):
+        with pytest.raises(HftlError, match=r"acuracy.*accuracy, macro_f1, loss"):
             Trainer(recipe).fit()
 
     def test_more_blocks_than_there_are(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:

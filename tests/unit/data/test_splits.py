@@ -174,7 +174,7 @@ def test_the_same_ids_in_splits_of_other_types(prepare):
 
 def test_known_labels_give_the_order(prepare, one_line_error):
     assert prepare(TWENTY, known_labels=("b", "x", "a")).train["label"][0] == 2
-    with one_line_error("the label 'a'", "'POS'", "rename"):
+    with one_line_error("the label 'a'", "'POS'", "--task.label-map"):
         prepare(TWENTY, known_labels=("POS", "b"))
 
 

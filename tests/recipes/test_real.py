@@ -1,0 +1,119 @@
+"""Real pretrained models on real data: better than a baseline that the same test computes, by a margin.
+
+``hftl samples`` makes what the first two need (``make test`` calls it); the others use the shared models and data.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hftl import Phase, Predictor, Recipe, Trainer, strategies
+from hftl.data.images import read_image
+from hftl.records import Evaluated, PhaseEnded
+from hftl.tasks import ImageClassification, TextClassification
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+needs_samples = pytest.mark.skipif(
+    not (SAMPLES / "SOURCES.md").exists(), reason=f"needs the samples, and {SAMPLES} has none: run hftl samples"
+)
+
+
+def phase_scores(recipe: Recipe[Any]) -> tuple[Trainer[Any], list[float]]:
+    """Run it; the best validation accuracy of each phase (which ends only if what was frozen is bit-equal)."""
+    trainer = Trainer(recipe)
+    return trainer, [r.scores["accuracy"] for r in trainer.run() if isinstance(r, PhaseEnded)]
+
+
+def bag_of_words(train: Dataset, other: Dataset) -> float:
+    """Accuracy on ``other`` of logistic regression on word counts."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    baseline = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000))
+    baseline.fit(list(train["text"]), train["label"])
+    return float(baseline.score(list(other["text"]), other["label"]))
+
+
+def raw_pixels(train: Dataset, other: Dataset) -> float:
+    """Accuracy on ``other`` of logistic regression on the pixels of 16 x 16 thumbnails."""
+    from sklearn.linear_model import LogisticRegression
+
+    def pixels(rows: Dataset) -> np.ndarray:
+        return np.stack([np.asarray(read_image(v).resize((16, 16))).ravel() / 255 for v in rows["image"]])
+
+    baseline = LogisticRegression(max_iter=1000).fit(pixels(train), train["label"])
+    return float(baseline.score(pixels(other), other["label"]))
+
+
+@needs_samples
+def test_reviews_beat_a_bag_of_words(tmp_path: Path) -> None:
+    task = TextClassification(str(SAMPLES / "data" / "movie-reviews"), max_rows=800, max_length=64)
+    phases = strategies.lp_ft(head_epochs=2, epochs=2, lr=1e-4)
+    recipe = Recipe(task, str(SAMPLES / "models" / "minilm-l6"), phases, str(tmp_path / "run"))
+    trainer, (frozen, unfrozen) = phase_scores(recipe)
+    splits = trainer.ready.splits
+    assert max(frozen, unfrozen) > bag_of_words(splits.train, splits.validation) + 0.04
+    assert min(frozen, unfrozen) > trainer.ready.majority()["accuracy"] + 0.1
+    assert Predictor(tmp_path / "run")("A masterpiece, moving and beautifully acted.")[0]["label"] == "positive"
+
+
+@needs_samples
+def test_digits_unfrozen_beat_frozen_beat_the_majority(tmp_path: Path) -> None:
+    task = ImageClassification(str(SAMPLES / "data" / "digits"), image_size=64, augment="none", max_rows=300)
+    phases = (Phase("head", 3, 3e-3), Phase("all", 3, 1e-3, layer_decay=0.9))
+    recipe = Recipe(task, str(SAMPLES / "models" / "efficientnet-lite0"), phases, str(tmp_path / "run"))
+    trainer, (frozen, unfrozen) = phase_scores(recipe)
+    assert frozen > trainer.ready.majority()["accuracy"] + 0.3
+    assert unfrozen > frozen + 0.05
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["accuracy"] > frozen
+
+
+@pytest.mark.shared
+def test_cifar10_gradually_beats_its_pixels(shared: Path, tmp_path: Path) -> None:
+    task = ImageClassification(str(shared / "data" / "cifar10"), max_rows=400, image_size=128)
+    recipe = Recipe(task, str(shared / "models" / "mobilenet_v2_1.0_224"), strategies.gradual(), str(tmp_path / "run"))
+    trainer, scores = phase_scores(recipe)
+    splits = trainer.ready.splits
+    assert len(scores) == 4
+    assert max(scores) > raw_pixels(splits.train, splits.validation) + 0.15
+
+
+@pytest.mark.shared
+def test_hymenoptera_frozen_features_suffice(shared: Path, tmp_path: Path) -> None:
+    task = ImageClassification(str(shared / "data" / "hymenoptera"))
+    recipe = Recipe(
+        task, str(shared / "models" / "mobilenet_v2_1.0_224"), strategies.linear_probe(2), str(tmp_path / "run")
+    )
+    trainer, (frozen,) = phase_scores(recipe)
+    splits = trainer.ready.splits
+    assert frozen > raw_pixels(splits.train, splits.validation) + 0.15
+
+
+@pytest.mark.shared
+def test_imagenet_labels_score_ants_and_bees_without_training(shared: Path, tmp_path: Path) -> None:
+    """The pretrained head, its labels matched by name: nobody has trained on these photos."""
+    label_map = {"ant, emmet, pismire": "ants", "bee": "bees"}
+    task = ImageClassification(str(shared / "data" / "hymenoptera"), label_map=label_map)
+    recipe = Recipe(
+        task, str(shared / "models" / "mobilenet_v2_1.0_224"), strategies.pretrained(), str(tmp_path / "run")
+    )
+    trainer = Trainer(recipe)
+    (evaluated,) = (record for record in trainer.run() if isinstance(record, Evaluated))
+    assert evaluated.scores["accuracy"] > trainer.ready.majority()["accuracy"] + 0.15
+
+
+@pytest.mark.shared
+def test_imdb_with_an_fp16_checkpoint(shared: Path, tmp_path: Path) -> None:
+    task = TextClassification(str(shared / "data" / "imdb"), max_rows=300, max_length=128, truncation="head+tail")
+    phases = strategies.lp_ft(head_epochs=3, epochs=1)
+    recipe = Recipe(task, str(shared / "models" / "minilm_l6_bert_fp16"), phases, str(tmp_path / "run"))
+    trainer, scores = phase_scores(recipe)
+    assert max(scores) > trainer.ready.majority()["accuracy"] + 0.1
+    assert all(parameter.dtype.itemsize == 4 for parameter in trainer.model.parameters())

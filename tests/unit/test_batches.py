@@ -1,0 +1,88 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from hftl.data.batches import BUCKET_STEPS, Batch, epoch_order, evaluation_order, load, micro_batches
+
+
+class Rows:
+    """Examples whose values are their own indices."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        numbers = torch.tensor(indices)
+        return Batch({"values": numbers.float()[:, None]}, numbers % 2, numbers)
+
+
+def as_lists(batches: Sequence[np.ndarray]) -> list[list[int]]:
+    return [batch.tolist() for batch in batches]
+
+
+def test_the_order_is_a_function_of_its_seed():
+    one = as_lists(epoch_order(50, None, 8, (0, 1, 2)))
+    assert one == as_lists(epoch_order(50, None, 8, [0, 1, 2]))
+    assert sorted(row for step in one for row in step) == list(range(50))
+    assert [len(step) for step in one] == [8] * 6 + [2]
+    for other in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert as_lists(epoch_order(50, None, 8, other)) != one
+
+
+def test_rows_of_a_step_have_like_lengths_but_steps_come_in_any_order():
+    lengths = np.random.default_rng(0).permutation(400)
+    steps = epoch_order(400, lengths, 8, (0,))
+    assert all(np.ptp(lengths[step]) == 7 for step in steps)  # 400 rows are one stretch of 50 steps
+    means = [lengths[step].mean() for step in steps]
+    assert means != sorted(means)
+    assert means != sorted(means, reverse=True)
+
+
+def test_rows_are_sorted_within_stretches_only():
+    rows = 2 * BUCKET_STEPS * 4
+    steps = epoch_order(rows, np.arange(rows), 4, (0,))
+    assert any(np.ptp(step) > 4 for step in steps)  # two stretches, each with half of all lengths
+    assert sorted(np.concatenate(steps).tolist()) == list(range(rows))
+
+
+def test_evaluation_takes_each_row_once_longest_first():
+    assert as_lists(evaluation_order(7, None, 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert as_lists(evaluation_order(5, np.array([1, 3, 2, 3, 0]), 2)) == [[1, 3], [2, 0], [4]]
+    assert evaluation_order(0, None, 3) == []
+
+
+def test_pieces_of_a_step():
+    step = np.arange(10, 17)
+    assert as_lists(micro_batches(step, 1)) == [list(range(10, 17))]
+    assert as_lists(micro_batches(step, 3)) == [[10, 11, 12], [13, 14], [15, 16]]
+    assert as_lists(micro_batches(step, 2, rank=1, world_size=2)) == [[14, 15], [16]]
+    assert as_lists(micro_batches(step[:2], 3)) == [[10], [11]]  # none is empty
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_the_order_given(workers):
+    order = [np.array([3, 1]), np.array([2]), np.array([0, 4, 5])]
+    found = list(load(Rows(6), order, workers))
+    assert [batch.rows.tolist() for batch in found] == as_lists(order)
+    assert [batch.inputs["values"].flatten().tolist() for batch in found] == as_lists(order)
+    assert [len(batch) for batch in found] == [2, 1, 3]
+
+
+def test_loading_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert len(list(load(Rows(4), [np.array([0, 1]), np.array([2, 3])], 0))) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_moves_as_a_whole():
+    batch = Rows(3).__getitems__([2, 0]).to(torch.device("meta"))
+    assert {batch.inputs["values"].device.type, batch.targets.device.type} == {"meta"}
+    assert batch.rows.tolist() == [2, 0]
+    assert len(batch) == 2
+    assert Batch({}, None, torch.tensor([1])).to(torch.device("meta")).targets is None

@@ -1,0 +1,136 @@
+import contextlib
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from hftl.runtime import Runtime, best_precision, keep_freed_memory, random_states, seed_everything
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+
+
+def draw() -> list[float]:
+    return [
+        random.random(),
+        float(np.random.random()),
+        float(torch.rand(1)),
+        float(torch.nn.functional.dropout(torch.ones(64)).sum()),
+    ]
+
+
+def test_one_seed_fixes_every_generator():
+    seed_everything((0, 1, 2))
+    first = draw()
+    seed_everything([0, 1, 2])
+    assert draw() == first
+    for other in ((0, 1, 3), (0, 1), (2, 1, 0)):
+        seed_everything(other)
+        assert not any(a == b for a, b in zip(draw()[:3], first[:3], strict=True)), other
+
+
+def test_random_states_are_where_the_generators_stand():
+    seed_everything((3,))
+    random_, numpy_, torch_ = random.random, np.random.random, torch.rand
+    random_(), numpy_(), torch_(1)
+    states = json.loads(json.dumps({k: v for k, v in random_states().items() if k in ("python", "numpy")}))
+    tensor = random_states()["torch"]
+    expected = draw()
+    seed_everything((4,))
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state((states["numpy"][0], np.array(states["numpy"][1], dtype=np.uint32), *states["numpy"][2:]))
+    torch.set_rng_state(tensor)
+    assert draw() == expected
+
+
+def test_the_best_precision_computes():
+    assert best_precision() in ("bf16", "fp16", "fp32")
+    runtime = Runtime()
+    assert runtime.precision == best_precision()
+    layer = runtime.prepare(torch.nn.Linear(4, 2))
+    loss = layer(torch.ones(3, 4, device=runtime.device)).float().square().sum()
+    runtime.backward(loss)
+    assert torch.isfinite(runtime.unwrap(layer).weight.grad).all()
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("capabilities", [{}, {"avx512_bf16": False, "amx_bf16": False}])
+def test_a_processor_without_bf16_computes_in_float32(capabilities, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert best_precision() == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert best_precision() == "bf16"
+
+
+@needs_no_gpu
+def test_fp16_needs_a_gpu(one_line_error):
+    with one_line_error("precision: fp16 needs a GPU", "bf16 or fp32"):
+        Runtime("fp16")
+
+
+def output_dtype(runtime: Runtime) -> torch.dtype:
+    """The type in which a prepared model computes: Accelerate casts outputs back, so look inside."""
+    seen = []
+    layer = torch.nn.Linear(4, 2)
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    model = runtime.prepare(torch.nn.Sequential(layer))
+    model(torch.ones(1, 4, device=runtime.device))
+    return seen[0]
+
+
+def test_runs_of_several_precisions_in_one_process():
+    exact, half = Runtime("fp32"), Runtime("bf16")
+    assert output_dtype(half) == torch.bfloat16
+    assert output_dtype(exact) == torch.float32  # although the other was made since
+    assert output_dtype(half) == torch.bfloat16
+    assert output_dtype(Runtime("fp32")) == torch.float32
+    assert output_dtype(half) == torch.bfloat16
+    assert AcceleratorState().mixed_precision == "bf16"  # on a GPU, autocast would be in fp16 otherwise
+
+
+def test_a_phase_starts_afresh():
+    runtime, model = Runtime("bf16"), torch.nn.Sequential(torch.nn.Linear(4, 2))
+    plain = model.forward
+    for _ in range(2):
+        prepared, optimizer = runtime.prepare(model, torch.optim.SGD(model.parameters(), lr=0.5))
+        assert prepared.forward != plain
+        before = model[0].weight.detach().clone()
+        runtime.backward(prepared(torch.ones(1, 4, device=runtime.device)).float().sum())
+        optimizer.step()
+        torch.testing.assert_close(model[0].weight.detach(), before - 0.5)
+        optimizer.zero_grad()
+        model = runtime.unwrap(prepared)
+        assert model.forward == plain
+        assert model[0].weight.dtype == torch.float32
+
+
+def test_clipping():
+    runtime = Runtime("fp32")
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    for norm, expected in ((None, 5.0), (10.0, 5.0), (1.0, 1.0)):
+        for weight, value in zip(weights, (3.0, 4.0), strict=True):
+            weight.grad = torch.tensor([value, 0.0])
+        assert float(runtime.clip(weights, norm)) == 5.0  # the norm before
+        after = torch.cat([weight.grad for weight in weights]).norm()
+        assert float(after) == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_process():
+    runtime = Runtime("fp32")
+    assert (runtime.rank, runtime.world_size) == (0, 1)
+    assert isinstance(runtime.no_sync(torch.nn.Linear(1, 1), when=False), contextlib.nullcontext)
+
+
+def test_keeping_freed_memory_is_for_linux_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: asked.append(name))
+    monkeypatch.setattr("sys.platform", "darwin")
+    keep_freed_memory()
+    assert asked == []
+    monkeypatch.setattr("sys.platform", "linux")
+    keep_freed_memory()  # a C library without mallopt (None has no such attribute) is left alone
+    assert asked == [None]

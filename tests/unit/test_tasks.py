@@ -1,0 +1,240 @@
+import dataclasses
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hftl import tasks
+from hftl.data.batches import Batch
+from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks.base import log_softmax
+from hftl.tasks.image_classification import view_size
+
+LOGITS = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 5.0]], dtype=np.float32)
+
+
+@pytest.fixture
+def image_rows(photos):
+    """Six photos with labels, as the data layer gives them."""
+    paths = sorted(str(path) for path in (photos / "train").rglob("*.png"))[::4]
+    values = [{"path": path, "bytes": None} for path in paths]
+    rows = datasets.Dataset.from_dict({"image": values, "label": [0, 0, 1, 1, 2, 2]})
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def rows_of(texts: list[str]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": texts, "label": [index % 2 for index in range(len(texts))]})
+
+
+# -- finding tasks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_task_is_found_by_its_file(name):
+    found = tasks.find(name)
+    assert found.name == name
+    assert getattr(tasks, found.__name__) is found
+    assert dataclasses.is_dataclass(found)
+    assert found.head_lr > found.lr > 0
+
+
+def test_what_is_no_task(one_line_error):
+    assert tasks.names() == ["image-classification", "text-classification"]
+    for name in ("base", "-classification", "image_classification", ""):
+        with one_line_error(f"{name}: no such task", "image-classification, text-classification"):
+            tasks.find(name)
+    with pytest.raises(AttributeError, match="VideoClassification"):
+        _ = tasks.VideoClassification
+
+
+# -- classification --------------------------------------------------------------------------------------------------
+
+
+def outputs(logits: np.ndarray) -> SimpleNamespace:
+    return SimpleNamespace(logits=torch.from_numpy(logits).bfloat16())
+
+
+def test_the_loss_is_of_each_row_and_in_float32():
+    targets = torch.tensor([0, 1, 1, 2])
+    batch = Batch({}, targets, torch.arange(4))
+    loss = TextClassification(data="a").loss(outputs(LOGITS), batch)
+    assert loss.dtype == torch.float32
+    np.testing.assert_allclose(loss, -log_softmax(LOGITS)[np.arange(4), targets], rtol=1e-5)
+    smooth = TextClassification(data="a", label_smoothing=0.3).loss(outputs(LOGITS), batch)
+    expected = 0.7 * loss.numpy() - 0.3 * log_softmax(LOGITS).mean(axis=1)
+    np.testing.assert_allclose(smooth, expected, rtol=1e-5)
+
+
+def test_a_loss_needs_labels(one_line_error):
+    with one_line_error("loss", "no labels"):
+        TextClassification(data="a").loss(outputs(LOGITS), Batch({}, None, torch.arange(4)))
+
+
+def test_scores_of_a_split():
+    rows = datasets.Dataset.from_dict({"label": [0, 1, 1, 2]})
+    plain, smooth = (
+        TextClassification(data="a", label_smoothing=smoothing).score({"logits": LOGITS}, rows)
+        for smoothing in (0, 0.5)
+    )
+    assert list(plain) == ["accuracy", "macro_f1", "loss"]
+    assert plain["accuracy"] == 0.75
+    assert plain["loss"] == pytest.approx(-log_softmax(LOGITS)[np.arange(4), [0, 1, 1, 2]].mean())
+    assert smooth == plain  # comparable between runs
+
+
+def test_the_majority_is_learnt_from_the_training_rows():
+    train = datasets.Dataset.from_dict({"label": [2, 2, 0, 1]})
+    scores = TextClassification(data="a").majority(train, datasets.Dataset.from_dict({"label": [0, 1, 2, 0]}))
+    assert scores["accuracy"] == 0.25
+    assert scores["macro_f1"] == pytest.approx(0.4 / 3)
+
+
+def test_answers_are_probabilities_of_all_labels_best_first():
+    found = TextClassification(data="a").answers({"logits": LOGITS}, ("a", "b", "c"))
+    assert [answer["label"] for answer in found] == ["a", "b", "a", "c"]
+    for answer in found:
+        assert sum(answer["scores"].values()) == pytest.approx(1)
+        assert list(answer["scores"].values()) == sorted(answer["scores"].values(), reverse=True)
+        assert answer["score"] == answer["scores"][answer["label"]]
+    assert found[0]["scores"]["a"] == pytest.approx(np.exp(2) / (np.exp(2) + 1 + np.exp(1)))
+
+
+def test_log_softmax_of_huge_logits():
+    found = log_softmax(np.array([[1e30, 0.0], [-1e30, -1e30]], dtype=np.float32))
+    np.testing.assert_allclose(found, [[0.0, -1e30], [-np.log(2)] * 2], rtol=1e-6)
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_depends_on_seed_and_row_alone(image_rows, tiny_model):
+    task = ImageClassification(data="a")
+    examples = task.examples(image_rows, task.load_processor(str(tiny_model("vit")), False), augment=True)
+    whole = examples.at((0, 1)).__getitems__([0, 1, 2, 3])
+    assert whole.inputs["pixel_values"].shape == (4, 3, 32, 32)
+    assert whole.targets.tolist() == [0, 0, 1, 1]
+    alone = examples.at((0, 1)).__getitems__([2])
+    assert torch.equal(alone.inputs["pixel_values"][0], whole.inputs["pixel_values"][2])
+    other = examples.at((0, 2)).__getitems__([2])
+    assert not torch.equal(other.inputs["pixel_values"], alone.inputs["pixel_values"])
+    twice = dataclasses.replace(examples, dataset=image_rows.select([0, 0])).at((0, 1)).__getitems__([0, 1])
+    assert not torch.equal(*twice.inputs["pixel_values"])
+
+
+@pytest.mark.parametrize(("setting", "augment"), [("none", True), ("crop-flip", False), ("crop", False)])
+def test_plain_images_are_what_the_processor_makes(setting, augment, image_rows, tiny_model):
+    task = ImageClassification(data="a", augment=setting)
+    processor = task.load_processor(str(tiny_model("vit")), False)
+    batch = task.examples(image_rows, processor, augment).at((0, 1)).__getitems__([3])
+    image = Image.open(image_rows[3]["image"]["path"])
+    expected = processor(image, return_tensors="pt")["pixel_values"]
+    assert torch.equal(batch.inputs["pixel_values"], expected)
+
+
+def test_crops_are_mirrored_only_where_asked(image_rows, tiny_model):
+    found = {}
+    for setting in ("crop", "crop-flip"):
+        task = ImageClassification(data="a", augment=setting)
+        examples = task.examples(image_rows, task.load_processor(str(tiny_model("vit")), False), augment=True)
+        found[setting] = [examples.at((seed,)).__getitems__([0]).inputs["pixel_values"] for seed in range(20)]
+    pairs = list(zip(found["crop"], found["crop-flip"], strict=True))
+    same = [torch.equal(crop, either) for crop, either in pairs]
+    mirrored = [torch.equal(crop.flip(-1), either) for crop, either in pairs]
+    assert all(one != other for one, other in zip(same, mirrored, strict=True))
+    assert 3 < sum(same) < 17
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_image_size(size, image_rows, tiny_model):
+    task = ImageClassification(data="a", image_size=size)
+    for processor in (task.load_processor(str(tiny_model("resnet")), False),):
+        assert view_size(processor) == (size, size)
+        for augment in (False, True):
+            batch = task.examples(image_rows, processor, augment).at((0,)).__getitems__([0, 1])
+            assert batch.inputs["pixel_values"].shape == (2, 3, size, size)
+
+
+def test_a_crop_keeps_its_proportion_to_the_resized_image(tmp_path):
+    from transformers import MobileNetV2ImageProcessor
+
+    MobileNetV2ImageProcessor().save_pretrained(tmp_path)  # resizes to 256, then cuts out 224
+    plain = ImageClassification(data="a").load_processor(str(tmp_path), False)
+    assert view_size(plain) == (224, 224)
+    small = ImageClassification(data="a", image_size=112).load_processor(str(tmp_path), False)
+    assert view_size(small) == (112, 112)
+    assert small.size["shortest_edge"] == 128
+
+
+def test_a_processor_that_keeps_each_images_shape(tmp_path, one_line_error):
+    from transformers import MobileNetV2ImageProcessor
+
+    with one_line_error("do not stack", "do_center_crop"):
+        view_size(MobileNetV2ImageProcessor(do_center_crop=False, size={"shortest_edge": 32}))
+
+
+@pytest.mark.parametrize("task", [ImageClassification(data="a"), TextClassification(data="a")])
+def test_a_model_without_a_processor(task, tmp_path, one_line_error):
+    with one_line_error(f"--model {tmp_path}", "loads from it"):
+        task.load_processor(str(tmp_path), False)
+
+
+# -- texts -----------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_padded_to_the_longest_of_the_batch(tiny_model):
+    task = TextClassification(data="a")
+    tokenizer = task.load_processor(str(tiny_model("bert")), False)
+    examples = task.examples(rows_of(["good film", "bad", "the plot was not very good"]), tokenizer, augment=False)
+    assert examples.lengths.tolist() == [4, 3, 8]
+    assert examples.notes == ()
+    batch = examples.__getitems__([1, 0])
+    assert batch.inputs["input_ids"].shape == (2, 4)
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch.inputs["input_ids"][0, -1] == tokenizer.pad_token_id
+    assert batch.targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("truncation", "words", "part"),
+    [
+        ("head", "the plot was not very good", "beginning"),
+        ("tail", "of it not poor great awful", "end"),
+        ("head+tail", "the plot it not poor great awful", "beginning and end"),
+    ],
+)
+def test_long_texts_are_cut_as_told_and_it_is_said(truncation, words, part, tiny_model):
+    text = "the plot was not very good actor and scene of it not poor great awful"
+    limit = len(words.split()) + 2
+    task = TextClassification(data="a", max_length=limit, truncation=truncation)
+    tokenizer = task.load_processor(str(tiny_model("bert")), False)
+    examples = task.examples(rows_of([text, "bad film"]), tokenizer, augment=False)
+    ids = examples.__getitems__([0]).inputs["input_ids"][0]
+    assert tokenizer.decode(ids) == f"[CLS] {words} [SEP]"
+    assert examples.notes == (
+        f"1 of 2 texts are longer than {limit} tokens; their {part} is used (--task.max-length, --task.truncation)",
+    )
+
+
+def test_a_text_of_exactly_the_most_tokens_is_whole(tiny_model):
+    task = TextClassification(data="a", max_length=8)
+    tokenizer = task.load_processor(str(tiny_model("bert")), False)
+    examples = task.examples(rows_of(["the plot was not very good"]), tokenizer, augment=False)
+    assert (examples.lengths.tolist(), examples.notes) == ([8], ())
+
+
+def test_the_model_limits_the_length(tiny_model):
+    tokenizer = TextClassification(data="a", max_length=500).load_processor(str(tiny_model("bert")), False)
+    assert tokenizer.model_max_length == 64
+
+
+def test_a_tokenizer_without_padding(tiny_model, tmp_path, one_line_error):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("bert"))
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with one_line_error(str(tmp_path), "no padding token"):
+        TextClassification(data="a").load_processor(str(tmp_path), False)
