@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Prepared:
     loaded: Loaded
     processor: Any
     groups: LayerGroups
+    _examples: dict[tuple[str, bool], Examples] = field(default_factory=dict, repr=False)
+    """Those made so far: to make them may mean to tokenise everything."""
 
     def examples(self, split: str, augment: bool = False) -> Examples:
         """The rows of a split as batches.
@@ -36,8 +38,9 @@ class Prepared:
         Raises:
             HftlError: the data have no such split.
         """
-        found: Examples = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
-        return found
+        if (split, augment) not in self._examples:
+            self._examples[split, augment] = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
+        return self._examples[split, augment]
 
     def majority(self) -> dict[str, float]:
         """Validation scores of the best answer that ignores the input."""

@@ -118,9 +118,12 @@ def from_dict(plain: Any, find_task: Callable[[str], type[Any]], origin: str) ->
         raise HftlError(f"{origin}: it names no task; add for example 'task: {{name: image-classification, data: …}}'")
     task_class = find_task(str(task["name"]))
     rest = {key: value for key, value in task.items() if key != "name"}
+    declared = {**plain, "task": rest}
     recipe_class: Any = Recipe
     try:
-        found: Recipe[Any] = TypeAdapter(recipe_class[task_class]).validate_python({**plain, "task": rest})
+        if isinstance(declared.get("phases"), str):  # a strategy's name, as on the command line
+            declared["phases"] = strategies.by_name(declared["phases"])
+        found: Recipe[Any] = TypeAdapter(recipe_class[task_class]).validate_python(declared)
     except ValidationError as error:
         raise HftlError(f"{origin}: {_first_problem(error, task_class)}") from None
     except HftlError as error:  # a value out of its range

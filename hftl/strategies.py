@@ -71,5 +71,5 @@ def by_name(name: str) -> Phases:
         HftlError: no strategy has that name.
     """
     if name not in NAMED:
-        raise HftlError(f"--phases {name}: no such strategy; there are {', '.join(NAMED)}")
+        raise HftlError(f"phases: no strategy is called {name!r}; there are {', '.join(NAMED)}")
     return NAMED[name]()

@@ -207,6 +207,12 @@ def test_no_task(plain, one_line_error):
         read(plain)
 
 
+def test_phases_may_be_the_name_of_a_strategy(one_line_error):
+    assert read({**PLAIN, "phases": "gradual"}).phases == strategies.gradual()
+    with one_line_error("my.yaml:", "'gradul'", "lp-ft, gradual"):
+        read({**PLAIN, "phases": "gradul"})
+
+
 def test_an_unknown_task(one_line_error):
     with one_line_error("video-classification: no such task", "image-classification, text-classification"):
         read({**PLAIN, "task": {"name": "video-classification"}})
