@@ -12,6 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from hftl import hub
 from hftl.errors import HftlError
 from hftl.layers import LayerGroups, find_backbone
 from hftl.quiet import quiet_transformers
@@ -34,6 +35,36 @@ class Loaded:
     dropped: tuple[str, ...]
 
 
+def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
+    """The checkpoint's configuration, if it is of a kind that ``auto_class`` can load.
+
+    Raises:
+        HftlError: no such folder or Hub model, or one of another kind.
+    """
+    local = Path(source).is_dir()
+    if not local and source.startswith((".", "/", "~")):
+        raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
+    if not local and not hub.worth_asking("models", source):
+        raise HftlError(
+            f"--model {source}: no such local folder, and no connection to the Hub; check the path, or connect"
+        )
+    try:
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise HftlError(
+            f"--model {source}: it is neither a folder with a config.json nor a model that the Hub gave "
+            f"({_line(error)})"
+        ) from None
+    kinds = getattr(transformers, auto_class)._model_mapping
+    if type(config) not in kinds and not hasattr(config, "auto_map"):
+        raise HftlError(
+            f"--model {source}: a {config.model_type!r} model does not fit this task; "
+            f"name one that {auto_class} can load"
+        )
+    return config
+
+
 def load(
     auto_class: str, source: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
 ) -> Loaded:
@@ -45,7 +76,7 @@ def load(
         HftlError: no such checkpoint, one of another kind, one that leaves backbone layers without weights, or one
             without the head that is to be kept.
     """
-    config = _config(auto_class, source, trust_remote_code)
+    config = config_of(auto_class, source, trust_remote_code)
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -85,7 +116,7 @@ def skeleton(source: str, task_classes: Sequence[Any], trust_remote_code: bool) 
     problems = []
     for task_class in task_classes:
         try:
-            config = _config(task_class.auto_class, source, trust_remote_code)
+            config = config_of(task_class.auto_class, source, trust_remote_code)
         except HftlError as error:
             problems.append(error)
             continue
@@ -100,7 +131,7 @@ def own_labels(auto_class: str, source: str, label_map: Mapping[str, str], trust
     Raises:
         HftlError: the map names a label that the model has not, or gives two labels one name.
     """
-    config = _config(auto_class, source, trust_remote_code)
+    config = config_of(auto_class, source, trust_remote_code)
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     for label in label_map:
         if label not in names:
@@ -127,27 +158,6 @@ def set_head_dropout(model: nn.Module, p: float) -> None:
     for setting in DROPOUT_SETTINGS:
         if hasattr(config, setting):
             setattr(config, setting, p)
-
-
-def _config(auto_class: str, source: str, trust_remote_code: bool) -> Any:
-    """The checkpoint's configuration, if it is of a kind that ``auto_class`` can load."""
-    if not Path(source).is_dir() and source.startswith((".", "/", "~")):
-        raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
-    try:
-        with quiet_transformers():
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise HftlError(
-            f"--model {source}: it is neither a folder with a config.json nor a model that the Hub gave "
-            f"({_line(error)})"
-        ) from None
-    kinds = getattr(transformers, auto_class)._model_mapping
-    if type(config) not in kinds and not hasattr(config, "auto_map"):
-        raise HftlError(
-            f"--model {source}: a {config.model_type!r} model does not fit this task; "
-            f"name one that {auto_class} can load"
-        )
-    return config
 
 
 def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:

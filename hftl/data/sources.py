@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-import huggingface_hub
 from datasets import Dataset, DatasetDict
 
+from hftl import hub
 from hftl.data.files import TABLE_EXTENSIONS, Kind, one_line, read_file
 from hftl.data.folders import SPLIT_NAMES, read_folder
 from hftl.data.quiet import quiet_datasets
@@ -114,7 +111,8 @@ def _from_disk(path: Path) -> Any:
 
 def _from_hub(name: str, subset: str | None) -> DatasetDict:
     neither = f"{name}: no such local file or folder, and no data set that the Hub gives"
-    if not _hub_in_reach(name):
+    built_copy = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+    if not built_copy.exists() and not hub.worth_asking("datasets", name):
         raise HftlError(f"{neither} (no connection to it); check the path, or connect")
     try:
         with quiet_datasets():
@@ -132,16 +130,3 @@ def _from_hub(name: str, subset: str | None) -> DatasetDict:
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise HftlError(f"{neither} ({one_line(error)}); check the name, the connection, and your access") from None
     return found
-
-
-def _hub_in_reach(name: str) -> bool:
-    """Whether it is worth asking: without a connection the client tries for half a minute before it says so."""
-    hub_copy = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-    built_copy = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
-    if hub_copy.exists() or built_copy.exists() or urllib.request.getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urllib.parse.urlsplit(datasets.config.HF_ENDPOINT).hostname, None)
-    except OSError:
-        return False
-    return True

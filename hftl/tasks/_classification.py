@@ -84,6 +84,16 @@ class Classification(Strict):
             seed=seed,
         )
 
+    def load_processor(self, model: str, trust_remote_code: bool) -> Any:
+        """See ``Task``. That the model is there and fits the task is seen first: it is the likelier mistake."""
+        from hftl import heads
+
+        heads.config_of(self.auto_class, model, trust_remote_code)
+        return self._load_processor(model, trust_remote_code)
+
+    def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
+        raise NotImplementedError
+
     def load_model(
         self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
     ) -> Loaded:

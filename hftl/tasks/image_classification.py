@@ -43,7 +43,7 @@ class ImageClassification(Classification):
         if not 0 < self.crop_area <= 1:
             raise HftlError(f"crop_area: {self.crop_area} is out of range; it must be above 0 and at most 1")
 
-    def load_processor(self, model: str, trust_remote_code: bool) -> Any:
+    def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's image processor.
 
         Raises:

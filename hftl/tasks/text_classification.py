@@ -44,7 +44,7 @@ class TextClassification(Classification):
         if self.max_length < 8:
             raise HftlError(f"max_length: {self.max_length} is too short; use at least 8 tokens")
 
-    def load_processor(self, model: str, trust_remote_code: bool) -> Any:
+    def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts.
 
         Raises:

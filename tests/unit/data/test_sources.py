@@ -25,7 +25,7 @@ def hub(monkeypatch):
             return answer
 
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        monkeypatch.setattr(sources, "_hub_in_reach", lambda name: True)
+        monkeypatch.setattr(sources.hub, "worth_asking", lambda kind, name: True)
         return asked
 
     return set_answer
