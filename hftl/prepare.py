@@ -17,7 +17,7 @@ from hftl.heads import Loaded
 from hftl.layers import LayerGroups, start_of
 from hftl.recipe import Recipe, resolve_phases
 from hftl.records import GroupRow, PhaseStarted, RunStarted
-from hftl.runtime import Runtime, seed_everything
+from hftl.runtime import Runtime, keep_freed_memory, seed_everything
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
         groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
     ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups)
     _try_out(ready)
+    if ready.examples("train").lengths is None:
+        keep_freed_memory()
     return ready
 
 

@@ -25,7 +25,6 @@ class Runtime:
     """
 
     def __init__(self, precision: str = "auto") -> None:
-        keep_freed_memory()
         self.precision = precision if precision != "auto" else best_precision()
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise HftlError("precision: fp16 needs a GPU; use bf16 or fp32")
@@ -52,15 +51,16 @@ class Runtime:
         return plain
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the loss's gradients, scaled where fp16 needs it."""
-        self._accelerator.backward(loss)
+        """Add the gradients of this process's share of a step's loss, scaled where fp16 needs it."""
+        self._accelerator.backward(loss * self.world_size)  # DDP averages over processes what is a sum of shares
 
     def no_sync(self, model: Any, when: bool) -> contextlib.AbstractContextManager[Any]:
         """Where ``when``, gradients stay on their process: all micro-batches of a step but the last."""
         return self._accelerator.no_sync(model) if when else contextlib.nullcontext()
 
-    def clip(self, parameters: list[torch.Tensor], norm: float | None) -> torch.Tensor:
-        """Clip the gradient to ``norm`` (None: not at all); its norm before."""
+    def clip(self, optimizer: torch.optim.Optimizer, norm: float | None) -> torch.Tensor:
+        """Clip the gradient of what the optimizer trains to ``norm`` (None: not at all); its norm before."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         clipped = self._accelerator.clip_grad_norm_(parameters, float("inf") if norm is None else norm)
         return torch.as_tensor(clipped)
 
@@ -97,8 +97,9 @@ def random_states() -> dict[str, Any]:
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks: on virtual machines, getting them again every step costs more than computing.
 
-    Measured by ``tests/benchmarks``. Source: mallopt(3), M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD. Elsewhere than on
-    Linux with glibc it does nothing.
+    For batches that all have one shape. Where shapes vary, as with padded rows of many lengths, the heap falls to
+    pieces and grows several times as large.
+    Source: mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD. Elsewhere than on Linux with glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

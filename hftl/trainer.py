@@ -14,7 +14,7 @@ import torch
 
 from hftl import run_folder
 from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
-from hftl.data.batches import epoch_order, load, micro_batches
+from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError
 from hftl.layers import freeze, frozen_digests, set_modes
@@ -122,39 +122,41 @@ class Trainer(Generic[T]):
     def _phase(self, number: int, phase: Phase) -> Iterator[Record]:
         """One phase: a fresh start, its epochs, its best epoch restored."""
         begun, recipe, task, runtime = time.monotonic(), self.recipe, self.recipe.task, self.runtime
-        model, optimizer, frozen = self._fresh_start(phase)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         train = self.ready.examples("train", augment=not phase.head_only)
-        per_epoch = math.ceil(len(train) / recipe.batch_size)
-        yield self.ready.phase_started(number, len(train))
+        started = self.ready.phase_started(number, len(train))
+        model, optimizer, frozen = self._fresh_start(phase)
         best: Best | None = None
+        yield started
+
         for epoch in range(phase.epochs):
             seed = (recipe.seed, number, epoch)
             seed_everything((*seed, runtime.rank))
-            set_modes(self.model, self.ready.groups.backbone, phase.batch_norm == "update")
-            order = epoch_order(len(train), train.lengths, recipe.batch_size, seed)
-            steps = [micro_batches(rows, recipe.accumulation, runtime.rank, runtime.world_size) for rows in order]
-            batches = load(train.at(seed), [piece for pieces in steps for piece in pieces], recipe.workers)
-            meter = Meter(recipe.log_every, per_epoch)
-            for step, (rows, pieces) in enumerate(zip(order, steps, strict=True)):
-                lr = (phase.lr or 0.0) * factor(phase, epoch * per_epoch + step, phase.epochs * per_epoch)
+            self._set_modes(phase)
+            steps = epoch_steps(
+                train, recipe.batch_size, seed, recipe.accumulation, recipe.workers, runtime.rank, runtime.world_size
+            )
+            meter = Meter(recipe.log_every, started.steps_per_epoch)
+            for step, (rows, batches) in enumerate(steps, start=epoch * started.steps_per_epoch):
+                lr = started.lr * factor(phase, step, phase.epochs * started.steps_per_epoch)
                 set_lr(optimizer, lr)
-                for index, _ in enumerate(pieces):
-                    batch = next(batches).to(runtime.device)
-                    with runtime.no_sync(model, when=index < len(pieces) - 1):
-                        loss = task.loss(model(**batch.inputs), batch).sum() / len(rows)
-                        runtime.backward(loss * runtime.world_size)  # processes average what here is to be a sum
-                    meter.add_loss(loss.detach())
-                meter.add_norm(runtime.clip(parameters, recipe.clip_norm))
+                for batch in batches:
+                    with runtime.no_sync(model, when=batch is not batches[-1]):
+                        on_device = batch.to(runtime.device)
+                        loss = task.loss(model(**on_device.inputs), on_device).sum() / rows
+                        runtime.backward(loss)
+                    meter.add_loss(loss)
+                meter.add_norm(runtime.clip(optimizer, recipe.clip_norm))
                 optimizer.step()
                 optimizer.zero_grad()
-                yield StepTaken(number, epoch, epoch * per_epoch + step, len(rows), lr, *meter.read(step))
+                yield StepTaken(number, epoch, step, rows, lr, *meter.read(step))
+
             evaluated = yield from self._validate(number, epoch, model, best)
             best = self._keep(best, evaluated)
             yield evaluated
             self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
             if phase.patience is not None and epoch - (best.epoch or 0) >= phase.patience:
                 break
+
         yield self._phase_ended(number, phase, frozen, best, epoch, begun)
 
     # -- what the loop is made of --------------------------------------------------------------------------------
@@ -164,10 +166,13 @@ class Trainer(Generic[T]):
         groups = self.ready.groups
         self.model = self.runtime.unwrap(self.model)
         freeze(self.model, groups, phase.unfreeze)
-        set_modes(self.model, groups.backbone, phase.batch_norm == "update")
+        self._set_modes(phase)
         frozen = frozen_digests(self.model)
         model, optimizer = self.runtime.prepare(self.model, build_optimizer(self.model, groups, phase))
         return model, optimizer, frozen
+
+    def _set_modes(self, phase: Phase) -> None:
+        set_modes(self.model, self.ready.groups.backbone, update_batch_norm=phase.batch_norm == "update")
 
     def _validate(
         self, phase: int | None, epoch: int | None, model: Any, best: Best | None
@@ -208,7 +213,7 @@ class Trainer(Generic[T]):
             raise RuntimeError(f"phase {number} ended without an evaluation")
         chosen = self.folder.checkpoints / "phase-best.safetensors"
         load_weights(chosen, self.model)
-        set_modes(self.model, self.ready.groups.backbone, phase.batch_norm == "update")
+        self._set_modes(phase)
         moved = [name for name, digest in frozen_digests(self.model).items() if frozen.get(name) != digest]
         if moved:
             raise RuntimeError(f"phase {number}: {len(moved)} frozen tensors moved, {moved[0]} first; this is a bug")
@@ -264,17 +269,20 @@ class Trainer(Generic[T]):
 
 
 class Meter:
-    """Means of loss and gradient norm over a few steps, summed on the device: no step waits for the host."""
+    """Means of loss and gradient norm over a few steps, summed on the device: no step waits for the host.
+
+    They can be read after every ``every`` steps of an epoch of ``steps``, and after its last.
+    """
 
     def __init__(self, every: int, steps: int) -> None:
-        self.every, self.last = every, steps - 1
+        self.every, self.steps = every, steps
         self.loss: torch.Tensor | float = 0.0
         self.norm: torch.Tensor | float = 0.0
         self.count = 0
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Add a micro-batch's share of the loss of its step."""
-        self.loss = self.loss + loss
+        self.loss = self.loss + loss.detach()
 
     def add_norm(self, norm: torch.Tensor) -> None:
         """Add a step's gradient norm; the step is complete."""
@@ -282,12 +290,13 @@ class Meter:
         self.count += 1
 
     def read(self, step: int) -> tuple[float | None, float | None]:
-        """The means, at every so many steps and at the epoch's last; else a pair of None.
+        """The means, where ``step`` (counted from 0 within the phase) is one after which they are due; else None.
 
         Raises:
             HftlError: the loss is no longer a number.
         """
-        if (step + 1) % self.every and step != self.last:
+        done = step % self.steps + 1
+        if done % self.every and done != self.steps:
             return None, None
         loss, norm = float(self.loss) / self.count, float(self.norm) / self.count
         self.loss, self.norm, self.count = 0.0, 0.0, 0

@@ -90,6 +90,23 @@ def micro_batches(step: Indices, accumulation: int, rank: int = 0, world_size: i
     return [piece for piece in pieces[rank * accumulation : (rank + 1) * accumulation] if len(piece)]
 
 
+def epoch_steps(
+    examples: Examples,
+    batch_size: int,
+    seed: Sequence[int],
+    accumulation: int = 1,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[tuple[int, list[Batch]]]:
+    """The optimizer steps of one epoch: how many rows each has in all, and this process's batches of it."""
+    order = epoch_order(len(examples), examples.lengths, batch_size, seed)
+    own = [micro_batches(step, accumulation, rank, world_size) for step in order]
+    batches = load(examples.at(seed), [piece for pieces in own for piece in pieces], workers)
+    for step, pieces in zip(order, own, strict=True):
+        yield len(step), [next(batches) for _ in pieces]
+
+
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
     """The batches in the order given, read ahead by ``workers`` processes."""
     loader: DataLoader[Any] = DataLoader(

@@ -111,10 +111,11 @@ def test_a_phase_starts_afresh():
 def test_clipping():
     runtime = Runtime("fp32")
     weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:]}])  # one norm over all groups
     for norm, expected in ((None, 5.0), (10.0, 5.0), (1.0, 1.0)):
         for weight, value in zip(weights, (3.0, 4.0), strict=True):
             weight.grad = torch.tensor([value, 0.0])
-        assert float(runtime.clip(weights, norm)) == 5.0  # the norm before
+        assert float(runtime.clip(optimizer, norm)) == 5.0  # the norm before
         after = torch.cat([weight.grad for weight in weights]).norm()
         assert float(after) == pytest.approx(expected, rel=1e-4)
 
