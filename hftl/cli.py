@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import json
 import re
@@ -134,8 +135,8 @@ def plan(arguments: list[str]) -> None:
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
     print(
         f"{steps:,} steps in all. It would write {folder}/: model/ ({megabytes:,.0f} MB), checkpoints/ while it runs "
-        f"(at most {4 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, curves.png, "
-        "README.md"
+        f"(at most {8 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, curves.png, "
+        "README.md, and bad_rows.csv where rows are skipped"
     )
 
 
@@ -189,11 +190,13 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
     from rich.console import Console
 
     from hftl.display import Display
-    from hftl.predictor import Predictor
+    from hftl.predictor import Predictor, drain
 
     with Display(Console(stderr=True)) as display:
-        progress = Predictor(run).evaluating(split, data)
-        scores = _return_of(progress, display)
+        predictor = Predictor(run)
+        scores = drain(predictor.evaluating(split, data), display)
+    for note in predictor.notes:
+        print(f"hftl: {note}", file=sys.stderr)
     print(json.dumps(scores) if as_json else "\n".join(f"{name:<12} {value:.4f}" for name, value in scores.items()))
 
 
@@ -286,7 +289,11 @@ def samples(folder: Folder = Path("samples"), packages: Path | None = None) -> N
 
 
 def _call(command: Callable[..., None], name: str, arguments: list[str]) -> None:
-    _parse(command, arguments, f"hftl {name}")
+    @functools.wraps(command)
+    def chosen(*values: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *values, **options)
+
+    _parse(chosen, arguments, f"hftl {name}")()  # run it only now: while tyro parses, standard error is held back
 
 
 def _parse(kind: Any, arguments: list[str], prog: str, default: Any = None) -> Any:
@@ -331,12 +338,3 @@ def _unboxed(box: str, arguments: Sequence[str], prog: str) -> str:
         nearest = difflib.get_close_matches(problem.split()[2].rstrip(","), options, 1, 0.0)[0]
         problem = f"{problem[0].lower()}{problem[1:]}; did you mean {nearest}?"
     return f"{problem}; see {prog} --help"
-
-
-def _return_of(progress: Any, reader: Callable[[Any], None]) -> Any:
-    """Feed what a generator yields to a reader; what it returns."""
-    while True:
-        try:
-            reader(next(progress))
-        except StopIteration as done:
-            return done.value

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from hftl import hub
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 from hftl.layers import LayerGroups, find_backbone
 from hftl.quiet import quiet_transformers
 
@@ -51,10 +51,10 @@ def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
     try:
         with quiet_transformers():
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise HftlError(
             f"--model {source}: it is neither a folder with a config.json nor a model that the Hub gave "
-            f"({_line(error)})"
+            f"({one_line(error)})"
         ) from None
     kinds = getattr(transformers, auto_class)._model_mapping
     if type(config) not in kinds and not hasattr(config, "auto_map"):
@@ -73,8 +73,7 @@ def load(
     Random initialisation draws from torch's global generator: seed it before.
 
     Raises:
-        HftlError: no such checkpoint, one of another kind, one that leaves backbone layers without weights, or one
-            without the head that is to be kept.
+        HftlError: no such checkpoint, one of another kind, or one without the head that is to be kept.
     """
     config = config_of(auto_class, source, trust_remote_code)
     config.num_labels = len(labels)
@@ -84,15 +83,14 @@ def load(
     model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched
+    head = [name for name, _ in model.named_parameters() if not name.startswith(f"{find_backbone(model)[0]}.")]
+    unkept = [name for name in head if name in new]
     replaced: set[str] = set()
     if not keep_head:
-        replaced = _initialise_head(model, set(dict(model.named_parameters())) - new)
+        replaced = _initialise_head(model, set(head) - new)
         set_head_dropout(model, head_dropout)
-    new |= replaced
-    groups = LayerGroups.of(model)
-    _check_backbone(model, groups, source, new)
-    unkept = [name for name in groups.parameters["head"] if name in new]
-    if keep_head and unkept:
+        new |= replaced
+    elif unkept:
         raise HftlError(
             f"--model {source}: it has no head for {len(labels)} labels that could be kept ({_some(unkept)} would be "
             "random); train a new one: leave out --keep-head, and choose --phases with at least one phase"
@@ -102,7 +100,7 @@ def load(
         model=model,
         tensors=len(set(own) - new),
         parameters=sum(tensor.numel() for name, tensor in own.items() if name not in new),
-        new=tuple(name for name in own if name in new),
+        new=tuple(name for name in model.state_dict() if name in new),
         dropped=tuple(sorted(set(info["unexpected_keys"]) | mismatched | replaced)),
     )
 
@@ -172,14 +170,13 @@ def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_cod
                 use_safetensors=True,  # never unpickle what somebody else wrote
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise HftlError(f"--model {source}: its weights do not load: {_line(error)}") from None
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise HftlError(f"--model {source}: its weights do not load: {one_line(error)}") from None
     return model, info
 
 
-def _initialise_head(model: Any, loaded: set[str]) -> set[str]:
+def _initialise_head(model: Any, head: set[str]) -> set[str]:
     """Give head parameters that came from the checkpoint a fresh start too; the names of those."""
-    head = set(LayerGroups.of(model).parameters["head"]) & loaded
     for path, module in model.named_modules():
         own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
         if own & head:
@@ -189,11 +186,15 @@ def _initialise_head(model: Any, loaded: set[str]) -> set[str]:
     return head
 
 
-def _check_backbone(model: Any, groups: LayerGroups, source: str, new: set[str]) -> None:
-    """Parameters below the neck, and running statistics, have to come from the checkpoint."""
+def check_backbone(loaded: Loaded, groups: LayerGroups, source: str) -> None:
+    """Parameters below the neck, and running statistics, have to come from the checkpoint.
+
+    Raises:
+        HftlError: some do not; they are named.
+    """
     inner = [name for group in groups.names[:-2] for name in groups.parameters[group]]
-    inner += [name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))]
-    missing = [name for name in inner if name in new]
+    inner += [name for name in loaded.model.state_dict() if name.endswith(("running_mean", "running_var"))]
+    missing = [name for name in inner if name in loaded.new]
     if missing:
         raise HftlError(
             f"--model {source}: the checkpoint has no weights for {len(missing)} of {len(inner)} backbone tensors "
@@ -204,8 +205,3 @@ def _check_backbone(model: Any, groups: LayerGroups, source: str, new: set[str])
 def _some(names: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} … ({len(names)} in all)"
-
-
-def _line(error: Exception, most: int = 200) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -45,6 +45,11 @@ class LayerGroups:
             HftlError: no backbone or blocks to be found, an override that names no group or matches nothing.
         """
         overrides = overrides or {}
+        for pattern in overrides:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise HftlError(f"layer_groups: {pattern!r} is no regular expression: {error}") from None
         backbone_name, backbone = find_backbone(model)
         prefix = f"{backbone_name}."
         blocks = [f"{prefix}{name}." for name in _block_names(backbone)]

@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 
 
 class _Offline(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
@@ -66,7 +66,7 @@ def load(name_or_path: str) -> evaluate.Metric:
         return evaluate.load(name_or_path, keep_in_memory=True)
     except Exception as error:  # whatever the metric's own code raises, beside evaluate's many
         raise HftlError(
-            f"metric {name_or_path!r}: {_one_line(error)}; name {' or '.join(OFFLINE)}, or a local file that defines "
+            f"metric {name_or_path!r}: {one_line(error)}; name {' or '.join(OFFLINE)}, or a local file that defines "
             "an evaluate.Metric (names on the Hub need a network)"
         ) from error
 
@@ -98,7 +98,7 @@ def _score_one(name: str, predictions: np.ndarray, references: np.ndarray) -> di
         result = metric.compute(predictions=predictions, references=references)
     except (TypeError, ValueError) as error:
         raise HftlError(
-            f"metric {name!r}: {_one_line(error)}; name one that compares class ids, such as macro_f1"
+            f"metric {name!r}: {one_line(error)}; name one that compares class ids, such as macro_f1"
         ) from error
     numbers = _numbers(name, result)
     if not numbers:
@@ -112,7 +112,3 @@ def _numbers(name: str, result: Mapping[str, Any]) -> dict[str, float]:
         for key, value in result.items()
         if np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
     }
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

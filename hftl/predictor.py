@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from datasets import concatenate_datasets
 
-from hftl import tasks
+from hftl import heads, tasks
 from hftl.data.batches import Examples, evaluation_order, load
 from hftl.data.splits import BadRow
 from hftl.errors import HftlError
@@ -60,27 +60,20 @@ class Predictor:
         if not (self.folder / "model").is_dir():
             raise HftlError(f"{run}: the run has not ended: there is no model/ in it yet")
         recipe = read_yaml(self.folder / "recipe.yaml", tasks.find)
-        source = str(self.folder / "model")
+        task, source, trust = recipe.task, str(self.folder / "model"), recipe.trust_remote_code
         self.recipe = dataclasses.replace(
-            recipe, model=source, keep_head=True, task=dataclasses.replace(recipe.task, label_map={})
+            recipe, model=source, keep_head=True, task=dataclasses.replace(task, label_map={})
         )
-        self._runtime = Runtime(recipe.precision)
-        self.processor = self.recipe.task.load_processor(source, recipe.trust_remote_code)
-        loaded = self.recipe.task.load_model(source, self._labels(), True, 0.0, recipe.trust_remote_code)
-        self.model = self._runtime.prepare(loaded.model)
+        there = recipe.precision != "fp16" or torch.cuda.is_available()
+        self._runtime = Runtime(recipe.precision if there else "auto")
+        self.processor = task.load_processor(source, trust)
+        self.labels: tuple[str, ...] = heads.own_labels(task.auto_class, source, {}, trust)
+        """The names of the classes, by id."""
+        self.model = self._runtime.prepare(task.load_model(source, self.labels, True, 0.0, trust).model)
         self.bad_rows: list[BadRow] = []
         """What the last call could not read, and why."""
-
-    def _labels(self) -> tuple[str, ...]:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(self.recipe.model, trust_remote_code=self.recipe.trust_remote_code)
-        return tuple(config.id2label[index] for index in range(config.num_labels))
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes, by id."""
-        return self._labels()
+        self.notes: tuple[str, ...] = ()
+        """What was decided while the last evaluation read its data."""
 
     def __call__(self, inputs: Any) -> list[dict[str, Any]]:
         """The answer for each input: a file, folder or object, or a list of them.
@@ -113,13 +106,14 @@ class Predictor:
         task, recipe = self.recipe.task, self.recipe
         if data is None and isinstance(task.data, str) and task.data.startswith("<"):
             raise HftlError(f"{self.folder}: its data were handed in as objects {task.data}; give them again (data=…)")
+        everything = split is None and data is not None
         if data is not None:
-            task = dataclasses.replace(task, data=data, lone_labels="keep")
-        splits = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code)
-        if split is None and data is not None:
-            rows = concatenate_datasets(list(splits.named().values()))
-        else:
-            rows = splits.of(split or "validation")
+            task = dataclasses.replace(task, data=data, subset=None, lone_labels="keep")
+        if everything:
+            task = dataclasses.replace(task, max_rows=None)
+        splits = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code, cut=not everything)
+        self.notes, self.bad_rows = splits.notes, list(splits.bad_rows)
+        rows = concatenate_datasets([*splits.named().values()]) if everything else splits.of(split or "validation")
         outputs = yield from self._outputs(rows, split or "all rows")
         scores: dict[str, float] = task.score(outputs, rows)
         return scores
@@ -131,10 +125,14 @@ class Predictor:
         return outputs_of(self.model, examples, self.recipe, self._runtime.device, split)
 
 
-def drain(progress: Generator[EvaluationProgress, None, Any]) -> Any:
-    """What the generator returns, its progress unseen."""
+def drain(
+    progress: Generator[EvaluationProgress, None, Any], reader: Callable[[EvaluationProgress], None] | None = None
+) -> Any:
+    """What the generator returns; its progress goes to ``reader``."""
     while True:
         try:
-            next(progress)
+            told = next(progress)
         except StopIteration as done:
             return done.value
+        if reader is not None:
+            reader(told)

@@ -12,8 +12,8 @@ import torch
 
 from hftl.data.batches import Examples
 from hftl.data.splits import Splits
-from hftl.errors import HftlError
-from hftl.heads import Loaded
+from hftl.errors import HftlError, one_line
+from hftl.heads import Loaded, check_backbone
 from hftl.layers import LayerGroups, start_of
 from hftl.recipe import Recipe, resolve_phases
 from hftl.records import GroupRow, PhaseStarted, RunStarted
@@ -62,7 +62,7 @@ class Prepared:
             seed=self.recipe.seed,
             rows={name: len(rows) for name, rows in examples.items()},
             labels=list(self.splits.labels),
-            notes=[*self.splits.notes, *reading],
+            notes=[*self.splits.notes, *reading, *self._model_notes()],
             loaded={
                 "tensors": self.loaded.tensors,
                 "parameters": self.loaded.parameters,
@@ -71,6 +71,13 @@ class Prepared:
             },
             majority=self.majority(),
         )
+
+    def _model_notes(self) -> list[str]:
+        """Nobody wants a head above a frozen random neck, such as the pooler of a BERT that only filled in words."""
+        random = set(self.groups.parameters["neck"]) & set(self.loaded.new)
+        frozen = [str(number) for number, phase in enumerate(self.recipe.phases) if phase.unfreeze == "head"]
+        note = f"phase {', '.join(frozen)}: the neck below the head is random and frozen; 'unfreeze: neck' trains it"
+        return [note] if random and frozen else []
 
     def phase_started(self, number: int, rows: int) -> PhaseStarted:
         """What phase ``number`` trains, over so many training rows."""
@@ -102,6 +109,7 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
         recipe.model, splits.labels, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
     )
     groups = LayerGroups.of(loaded.model, recipe.layer_groups)
+    check_backbone(loaded, groups, recipe.model)
     start = "neck" if set(groups.parameters["neck"]) & set(loaded.new) else start_of(loaded.model.config.model_type)
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
     for phase in phases:
@@ -114,9 +122,10 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
 
 
 def _try_out(ready: Prepared) -> None:
-    """Run a row through the model: what does not fit together is better said before anything is written."""
-    examples = ready.recipe.task.examples(ready.splits.train.select([0]), ready.processor, augment=False)
-    batch = examples.__getitems__([0])
+    """Run the longest row through the model: what does not fit is better said before anything is written."""
+    examples = ready.examples("train")
+    row = 0 if examples.lengths is None else int(examples.lengths.argmax())
+    batch = examples.__getitems__([row])
     try:
         with torch.inference_mode():
             ready.loaded.model.eval()(**batch.inputs)
@@ -124,5 +133,5 @@ def _try_out(ready: Prepared) -> None:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
         raise HftlError(
             f"--model {ready.recipe.model}: it does not take what its processor makes of the data ({shapes}): "
-            f"{' '.join(str(error).split())}"
+            f"{one_line(error)}"
         ) from None

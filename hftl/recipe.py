@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hftl import strategies
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 from hftl.phase import Phase, Strict
 
 T = TypeVar("T")
@@ -75,6 +75,8 @@ class Recipe(Strict, Generic[T]):
                 raise HftlError(f"{name}: {getattr(self, name)} is out of range; it must be at least {low}")
         if not 0 <= self.head_dropout < 1:
             raise HftlError(f"head_dropout: {self.head_dropout} is out of range; it must be at least 0 and below 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise HftlError(f"clip_norm: {self.clip_norm} is out of range; it must be above 0, or None not to clip")
         if self.accumulation > self.batch_size:
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
 
@@ -142,7 +144,7 @@ def read_yaml(path: str | Path, find_task: Callable[[str], type[Any]]) -> Recipe
     except OSError as error:
         raise HftlError(f"{path}: {error.strerror or error}; name an existing YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HftlError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise HftlError(f"{path}: not YAML: {one_line(error)}") from None
     return from_dict(plain, find_task, str(path))
 
 

@@ -34,6 +34,10 @@ class Runtime:
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
+        if self.world_size > 1:
+            raise HftlError(
+                f"{self.world_size} processes: more than one is not supported yet; start the run without a launcher"
+            )
 
     def prepare(self, model: Any, *optimizers: torch.optim.Optimizer) -> Any:
         """Model (and optimizer) on the device, in the precision and over the processes of this run.
@@ -48,6 +52,7 @@ class Runtime:
         """The plain model again, without the wrapped ``forward`` of mixed precision."""
         plain = self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         vars(plain).pop("_is_accelerate_prepared", None)  # a marked model is not prepared again: no autocast, no DDP
+        vars(plain).pop("forward", None)  # the class's own again, with all of its decorators
         return plain
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -68,7 +73,7 @@ class Runtime:
 def best_precision() -> str:
     """bf16 where the hardware computes it (on a CPU: AVX512-BF16 or AMX), fp16 on older GPUs, else fp32."""
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if torch.backends.mps.is_available() or not hasattr(torch.cpu, "get_capabilities"):
         return "fp32"
     capabilities = torch.cpu.get_capabilities()

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from hftl import run_folder
 from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 from hftl.layers import freeze, frozen_digests, set_modes
 from hftl.optim import build_optimizer, set_lr
 from hftl.phase import Phase
@@ -29,23 +29,18 @@ from hftl.records import (
     PhaseEnded,
     Record,
     RunEnded,
+    RunStarted,
     StepTaken,
 )
 from hftl.report import card, curves
 from hftl.runtime import Runtime, seed_everything
 from hftl.schedule import factor
 
+PHASE_BEST, BEST = "phase-best.safetensors", "best.safetensors"
+"""In ``checkpoints/``: the weights of the best epoch of the phase, and of the run."""
+
 T = TypeVar("T")
 Reader = Callable[[Record], None]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best evaluation of a phase, or of the run (phase and epoch None: of the pretrained model)."""
-
-    phase: int | None
-    epoch: int | None
-    scores: dict[str, float]
 
 
 class Trainer(Generic[T]):
@@ -78,18 +73,29 @@ class Trainer(Generic[T]):
         return record
 
     def run(self) -> Iterator[Record]:
-        """Run the recipe as a stream of records; each is in ``history.jsonl`` when it is yielded."""
+        """Run the recipe as a stream of records; what ``history.jsonl`` keeps of them is there when they are yielded.
+
+        Nothing is written before data, model and phases are known to fit together.
+        """
         path = run_folder.choose(self.recipe)
         self.runtime = Runtime(self.recipe.precision)
         self.ready = prepare(self.recipe)
         self.recipe = replace(self.ready.recipe, output_dir=str(path))
+        started = self.ready.run_started(path, self.runtime)
+        self._worth({**started.majority, "loss": 0.0})  # a --best-by that names no score is better said now than later
         self.folder = run_folder.create(path)
-        for record in self._run():
-            self.folder.log(record)
-            if isinstance(record, RunEnded):  # both are made of the whole history
-                curves.draw(self.folder.path)
-                card.write(self.folder.path)
-            yield record
+        try:
+            for record in self._run(started):
+                self.folder.log(record)
+                if isinstance(record, RunEnded):  # both are made of the whole history
+                    curves.draw(self.folder.path)
+                    card.write(self.folder.path)
+                yield record
+        except torch.OutOfMemoryError as error:
+            raise HftlError(
+                f"out of memory ({one_line(error, 120)}); raise --accumulation (the result stays the "
+                "same), or lower --eval-batch-size"
+            ) from error
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
         """Scores, on a split of the recipe's data, of the best model of the run that has ended.
@@ -97,20 +103,18 @@ class Trainer(Generic[T]):
         Raises:
             HftlError: nothing has been run yet, or the data have no such split.
         """
-        if not hasattr(self, "ready"):
-            raise HftlError("evaluate: nothing has been run yet; call fit() first, or use Predictor(run folder)")
+        if not hasattr(self, "folder") or not self.folder.model.is_dir():
+            raise HftlError("evaluate: no run has ended yet; call fit() first, or use Predictor(run folder)")
         scores: dict[str, float] = drain(self._score(split))
         return scores
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def _run(self) -> Iterator[Record]:
+    def _run(self, started: RunStarted) -> Iterator[Record]:
         begun = time.monotonic()
         self.model = self.ready.loaded.model
-        self.best: Best | None = None
+        self.best: Evaluated | None = None
         self.ended: list[dict[str, Any]] = []
-        started = self.ready.run_started(self.folder.path, self.runtime)
-        self._worth({**started.majority, "loss": 0.0})  # a --best-by that names no score is better said now than later
         self._write_declarations()
         yield started
         if not self.recipe.phases:
@@ -125,7 +129,7 @@ class Trainer(Generic[T]):
         train = self.ready.examples("train", augment=not phase.head_only)
         started = self.ready.phase_started(number, len(train))
         model, optimizer, frozen = self._fresh_start(phase)
-        best: Best | None = None
+        best: Evaluated | None = None
         yield started
 
         for epoch in range(phase.epochs):
@@ -151,13 +155,18 @@ class Trainer(Generic[T]):
                 yield StepTaken(number, epoch, step, rows, lr, *meter.read(step))
 
             evaluated = yield from self._validate(number, epoch, model, best)
-            best = self._keep(best, evaluated)
+            if evaluated.best:
+                best, since_best = evaluated, 0
+                save_weights(self.folder.checkpoints / PHASE_BEST, self.model)
+            else:
+                since_best += 1
             yield evaluated
             self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
-            if phase.patience is not None and epoch - (best.epoch or 0) >= phase.patience:
+            if since_best == phase.patience:
                 break
 
-        yield self._phase_ended(number, phase, frozen, best, epoch, begun)
+        yield self._phase_ended(phase, frozen, best, epoch + 1 < phase.epochs, time.monotonic() - begun)
+        self._checkpoint(Progress(number + 1, 0, 0), optimizer, None)
 
     # -- what the loop is made of --------------------------------------------------------------------------------
 
@@ -175,7 +184,7 @@ class Trainer(Generic[T]):
         set_modes(self.model, self.ready.groups.backbone, update_batch_norm=phase.batch_norm == "update")
 
     def _validate(
-        self, phase: int | None, epoch: int | None, model: Any, best: Best | None
+        self, phase: int | None, epoch: int | None, model: Any, best: Evaluated | None
     ) -> Generator[Record, None, Evaluated]:
         begun = time.monotonic()
         scores = yield from self._score("validation", model)
@@ -193,41 +202,34 @@ class Trainer(Generic[T]):
         chosen = self.recipe.best_by or next(iter(scores))
         if chosen not in scores:
             raise HftlError(f"--best-by {chosen}: there is no such score; there are {', '.join(scores)}")
-        return -scores[chosen] if chosen == "loss" else scores[chosen]
+        worth = -scores[chosen] if chosen == "loss" else scores[chosen]
+        return -math.inf if math.isnan(worth) else worth  # else nothing that follows would be better
 
-    def _keep(self, best: Best | None, evaluated: Evaluated) -> Best:
-        if best is not None and not evaluated.best:
-            return best
-        save_weights(self.folder.checkpoints / "phase-best.safetensors", self.model)
-        return Best(evaluated.phase, evaluated.epoch, evaluated.scores)
-
-    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, best: Best) -> None:
-        state = {"best": self.best and asdict(self.best), "phase_best": asdict(best), "phases": self.ended}
+    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, phase_best: Evaluated | None) -> None:
+        state = {
+            "best": self.best and asdict(self.best),
+            "phase_best": phase_best and asdict(phase_best),
+            "phases": self.ended,
+        }
         save(self.folder.checkpoints / "last", progress, self.model, optimizer, state)
 
     def _phase_ended(
-        self, number: int, phase: Phase, frozen: dict[str, bytes], best: Best | None, epoch: int, begun: float
+        self, phase: Phase, frozen: dict[str, bytes], best: Evaluated | None, stopped_early: bool, seconds: float
     ) -> PhaseEnded:
         """Restore the best epoch, see that what was frozen is bit-equal, and keep the best of the run."""
-        if best is None or best.epoch is None:
-            raise RuntimeError(f"phase {number} ended without an evaluation")
-        chosen = self.folder.checkpoints / "phase-best.safetensors"
+        assert best is not None
+        assert best.phase is not None
+        assert best.epoch is not None
+        chosen = self.folder.checkpoints / PHASE_BEST
         load_weights(chosen, self.model)
         self._set_modes(phase)
         moved = [name for name, digest in frozen_digests(self.model).items() if frozen.get(name) != digest]
         if moved:
-            raise RuntimeError(f"phase {number}: {len(moved)} frozen tensors moved, {moved[0]} first; this is a bug")
+            raise RuntimeError(f"{len(moved)} tensors moved that were frozen, {moved[0]} first; this is a bug of hftl")
         if self.best is None or self._worth(best.scores) > self._worth(self.best.scores):
             self.best = best
-            chosen.replace(self.folder.checkpoints / "best.safetensors")
-        ended = PhaseEnded(
-            phase=number,
-            best_epoch=best.epoch,
-            scores=best.scores,
-            stopped_early=epoch + 1 < phase.epochs,
-            frozen_tensors=len(frozen),
-            seconds=time.monotonic() - begun,
-        )
+            chosen.replace(self.folder.checkpoints / BEST)
+        ended = PhaseEnded(best.phase, best.epoch, best.scores, stopped_early, len(frozen), seconds)
         trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         self.ended.append({**asdict(ended), "unfreeze": str(phase.unfreeze), "trainable": trainable})
         return ended
@@ -236,15 +238,13 @@ class Trainer(Generic[T]):
         self.model = self.runtime.prepare(self.model)
         evaluated = yield from self._validate(None, None, self.model, None)
         yield evaluated
-        self.best = Best(None, None, evaluated.scores)
+        self.best = evaluated
 
     def _finish(self, begun: float) -> Iterator[Record]:
         """Restore the best of the run, score it on the test split, write what lasts."""
-        if self.best is None:
-            raise RuntimeError("the run ended without an evaluation")
-        weights = self.folder.checkpoints / "best.safetensors"
-        if weights.exists():
-            load_weights(weights, self.model)
+        assert self.best is not None
+        if self.best.phase is not None:
+            load_weights(self.folder.checkpoints / BEST, self.model)
         scores = {"validation": self.best.scores}
         if "test" in self.ready.splits.named():
             started = time.monotonic()
@@ -302,4 +302,4 @@ class Meter:
         self.loss, self.norm, self.count = 0.0, 0.0, 0
         if not math.isfinite(loss):
             raise HftlError(f"the loss is {loss} at step {step}; lower the learning rate, or use --precision fp32")
-        return loss, norm
+        return loss, norm if math.isfinite(norm) else None  # a step that fp16 has skipped has no norm

@@ -21,8 +21,9 @@ CONFIGS = Path(__file__).parent / "configs"
 def main() -> None:
     console = Console()
     table = Table(title="accuracy", box=None, padding=(0, 3, 0, 0), title_style="bold cyan", title_justify="left")
-    for column in ("data", "majority", "frozen", "unfrozen", "unfrozen, test", "time", "run folder"):
-        table.add_column(column, justify="left" if column in ("data", "run folder") else "right")
+    for column in ("data", "majority", "frozen", "unfrozen", "on test", "time"):
+        table.add_column(column, justify="left" if column == "data" else "right", no_wrap=True)
+    folders = []
     with errors_in_one_line():
         for config in ("demo-movie-reviews", "demo-digits"):
             trainer = Trainer(parse_recipe(["--config", str(CONFIGS / f"{config}.yaml")]))
@@ -30,9 +31,11 @@ def main() -> None:
             frozen, unfrozen = (phase["scores"]["accuracy"] for phase in trainer.ended)
             scores = (trainer.ready.majority()["accuracy"], frozen, unfrozen, ended.scores["test"]["accuracy"])
             data = config.removeprefix("demo-").replace("-", " ")
-            table.add_row(data, *map(score_text, scores), seconds_text(ended.seconds), ended.folder)
+            table.add_row(data, *map(score_text, scores), seconds_text(ended.seconds))
+            folders.append(ended.folder)
     console.print("", table, "", sep="\n")
-    console.print("Try it:  hftl predict RUN-FOLDER INPUT …     See: curves.png and README.md in a run folder.")
+    console.print("The runs, each with model/, curves.png and a model card:", *folders, sep="\n  ")
+    console.print(f'Try one:  hftl predict {folders[0]} "A masterpiece, beautifully acted."', soft_wrap=True)
 
 
 if __name__ == "__main__":

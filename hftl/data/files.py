@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from hftl.data.columns import holds_image_paths
 from hftl.data.quiet import quiet_datasets
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 
 Kind: TypeAlias = Literal["image", "text"]
 """What the rows are about: the role, and in the result the name, of the input column."""
@@ -57,12 +57,6 @@ def read_file(path: Path, kind: Kind) -> Dataset:
 def not_utf8(path: Path, error: UnicodeDecodeError) -> HftlError:
     """The error for a file of another encoding."""
     return HftlError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8")
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An error's message on one line, cut where it is long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _read_csv(path: Path, separator: str | None) -> Dataset:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
-from hftl.data.files import TABLE_EXTENSIONS, Kind, not_utf8, one_line, read_file
+from hftl.data.files import TABLE_EXTENSIONS, Kind, not_utf8, read_file
 from hftl.data.images import IMAGE_EXTENSIONS
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",

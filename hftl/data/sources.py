@@ -13,10 +13,10 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from hftl import hub
-from hftl.data.files import TABLE_EXTENSIONS, Kind, one_line, read_file
+from hftl.data.files import TABLE_EXTENSIONS, Kind, read_file
 from hftl.data.folders import SPLIT_NAMES, read_folder
 from hftl.data.quiet import quiet_datasets
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
 
 __all__ = ["TABLE_EXTENSIONS", "Data", "Kind", "Sources", "load"]
 

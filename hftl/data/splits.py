@@ -92,7 +92,7 @@ def prepare(
         input_column: the user's choice, else found by name and type.
         label_column: likewise.
         max_rows: at most so many rows of every source split, stratified; what is left out is not even opened.
-        validation_fraction: share of train that becomes validation where there is none.
+        validation_fraction: share of train that becomes validation where there is none; 0, none of it.
         bad_rows: "skip" and list what cannot be read or has no label, or "error".
         lone_labels: what to do with a label that train alone has, although the user gave other splits.
         known_labels: the order of a kept head; the data's labels must be among them.
@@ -128,7 +128,7 @@ def prepare(
         notes.append(f"labels: no row has {quoted(unused)}; the head gets an output all the same")
 
     if "validation" not in given:
-        parts[1:1] = _cut(parts.pop(0), labels, validation_fraction, seed, notes)
+        parts[:1] = _cut(parts[0], labels, validation_fraction, seed, notes)
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
     return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
@@ -196,6 +196,10 @@ def _all_labels(parts: list[_Part], known: tuple[str, ...] | None, notes: list[s
             raise HftlError(
                 f"the data has {quoted(strange)}, which the model's head does not know: it has {quoted(list(known))}; "
                 "name them alike with --task.label-map, or train a new head"
+            )
+        if twice := [name for name in labels if name in used and known.count(name) > 1]:
+            raise HftlError(
+                f"the model's head has {quoted(twice)} more than once, so the data's rows fit none; train a new head"
             )
         return known
     folded: dict[str, str] = {}
@@ -270,6 +274,8 @@ def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: 
 
 def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, notes: list[str]) -> list[_Part]:
     """Train and the validation split taken from it; no label loses its last row in train."""
+    if not fraction:
+        return [train, replace(train, name="validation", keep=train.keep[:0])]
     ids = train.labels.to_ids(labels)[train.keep]
     chosen = stratified(ids, max(1, round(fraction * len(ids))), seed, leave_one=True)
     if not len(chosen):

@@ -193,6 +193,8 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
 def _use(recipe: Plain) -> str:
     task = recipe["task"]["name"]
     call = f"answer({EXAMPLES[task]})" if task in EXAMPLES else "answer(...)"
+    if recipe["task"].get("truncation") == "head+tail":
+        call += "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
     return f"""## Use
 
 ```python

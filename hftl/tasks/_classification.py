@@ -65,11 +65,15 @@ class Classification(Strict):
         if not self.metrics:
             raise HftlError("metrics: name at least one, such as accuracy")
 
-    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool) -> Splits:
+    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
         """See ``Task``."""
         from hftl import heads
         from hftl.data import sources, splits
 
+        if self.label_map and not keep_head:
+            raise HftlError(
+                "--task.label-map: it names labels of the pretrained head; add --keep-head, or leave it out"
+            )
         known = heads.own_labels(self.auto_class, model, self.label_map, trust_remote_code) if keep_head else None
         return splits.prepare(
             sources.load(self.data, kind=self.kind, subset=self.subset),
@@ -77,7 +81,7 @@ class Classification(Strict):
             input_column=getattr(self, f"{self.kind}_column"),
             label_column=self.label_column,
             max_rows=self.max_rows,
-            validation_fraction=self.validation_fraction,
+            validation_fraction=self.validation_fraction if cut else 0.0,
             bad_rows=self.bad_rows,
             lone_labels=self.lone_labels,
             known_labels=known,
@@ -143,7 +147,9 @@ class Classification(Strict):
 
         found = []
         for row in np.exp(log_softmax(outputs["logits"])):
-            scores = {labels[index]: float(row[index]) for index in np.argsort(-row)}
+            scores: dict[str, float] = {}
+            for index in np.argsort(-row):
+                scores.setdefault(labels[index], float(row[index]))  # two classes may have one name (ImageNet's crane)
             label, score = next(iter(scores.items()))
             found.append({"label": label, "score": score, "scores": scores})
         return found

@@ -33,8 +33,11 @@ class Task(Protocol):
     lr: ClassVar[float]
     """Default peak learning rate of a phase that trains backbone blocks."""
 
-    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool) -> Splits:
-        """The splits, checked, labels fixed; ``keep_head`` orders the labels as the model's own head does."""
+    def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
+        """The splits, checked, labels fixed; ``keep_head`` orders the labels as the model's own head does.
+
+        Where there is no validation split, one is ``cut`` from train (else it is empty).
+        """
 
     def load_model(
         self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool

@@ -40,6 +40,8 @@ class ImageClassification(Classification):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_size is not None and self.image_size < 8:
+            raise HftlError(f"image_size: {self.image_size} is too small; use at least 8 pixels")
         if not 0 < self.crop_area <= 1:
             raise HftlError(f"crop_area: {self.crop_area} is out of range; it must be above 0 and at most 1")
 
@@ -54,7 +56,7 @@ class ImageClassification(Classification):
         try:
             with quiet_transformers():  # it warns that torchvision is not there, which nothing here needs
                 processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise HftlError(
                 f"--model {model}: no image processor loads from it (preprocessor_config.json); save the one it was "
                 f"trained with beside it ({str(error).splitlines()[0]})"
@@ -165,6 +167,8 @@ def resize(processor: Any, size: int) -> None:
         crop = min(processor.crop_size["height"], processor.crop_size["width"])
         processor.size = {"shortest_edge": round(size * edge / crop)}
         processor.crop_size = {"height": size, "width": size}
+    elif processor.size.get("shortest_edge"):  # ConvNeXT's, which ResNets have too
+        processor.size = {"shortest_edge": size}
     else:
         processor.size = {"height": size, "width": size}
 

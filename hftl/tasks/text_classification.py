@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from hftl.data.batches import Batch, Indices
     from hftl.data.splits import BadRow
 
+CUT_VERSION = 1
+"""To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""
+CACHED_ROWS = 1000
+"""Fewer rows are tokenised anew faster than they are found."""
 HEAD_SHARE = 0.25
 """Part of the tokens that head+tail truncation takes from the beginning (128 of 510 in Sun et al. 2019)."""
 
@@ -55,11 +60,15 @@ class TextClassification(Classification):
         try:
             with quiet_transformers():
                 tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise HftlError(
                 f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it "
                 f"({str(error).splitlines()[0]})"
             ) from None
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made of nothing, it would take every word for unknown
+            raise HftlError(f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it")
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise HftlError(f"--model {model}: its tokenizer has no fast version (tokenizer.json), which hftl needs")
         if tokenizer.pad_token is None:
             raise HftlError(f"--model {model}: its tokenizer has no padding token; set pad_token in its folder")
         tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
@@ -96,8 +105,9 @@ class TextClassification(Classification):
     def _texts(self, item: str) -> list[tuple[str, str]]:
         from hftl.data import columns, sources
 
-        path = Path(item).expanduser()
-        if len(item) > 1000 or "\n" in item or not path.exists():  # no path is that long: asking would raise
+        expanded = os.path.expanduser(item)  # unlike pathlib's, these two take any text, however long
+        path = Path(expanded)
+        if not os.path.exists(expanded):
             if path.suffix.lower() in {".txt", *sources.TABLE_EXTENSIONS} and " " not in item:
                 raise HftlError(f"{item}: no such file")
             return [(item, item)]
@@ -142,14 +152,21 @@ class TextExamples:
 def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     """The rows with ``input_ids`` cut to the tokenizer's ``model_max_length``, ``length``, and whether it ``cut``.
 
-    Cached by ``datasets`` where the rows come from a file, under a name made of the rows' fingerprint, the
-    tokenizer's whole state and the way of cutting.
+    Many rows are kept in the cache folder of ``datasets``, under a name made of the rows' fingerprint, the tokenizer's
+    whole state and the way of cutting.
     """
     import hashlib
 
+    from datasets import config
+
     from hftl.data.quiet import quiet_datasets
 
-    state = f"{dataset._fingerprint} {tokenizer.backend_tokenizer.to_str()} {tokenizer.model_max_length} {truncation}"
+    parts = (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, truncation)
+    name = hashlib.sha256("\n".join(map(str, (*parts, HEAD_SHARE, CUT_VERSION))).encode()).hexdigest()[:16]
+    file = None
+    if len(dataset) >= CACHED_ROWS:
+        file = Path(config.HF_DATASETS_CACHE) / "hftl" / f"{name}.arrow"
+        file.parent.mkdir(parents=True, exist_ok=True)
 
     def cut_batch(texts: list[str]) -> dict[str, list[Any]]:
         coded = tokenizer(
@@ -175,7 +192,9 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
             batched=True,
             input_columns=["text"],
             remove_columns=["text"],
-            new_fingerprint=hashlib.sha256(state.encode()).hexdigest()[:16],
+            new_fingerprint=name,
+            cache_file_name=None if file is None else str(file),
+            keep_in_memory=file is None,
             desc="Tokenising",
         )
 

@@ -121,6 +121,7 @@ class TestOneLine:
     def test_values_out_of_range(self, capsys: pytest.CaptureFixture[str], config: Path) -> None:
         assert "batch_size" in refused(capsys, "fit", str(config), "--batch-size", "0")
         assert "unfreeze" in refused(capsys, "fit", str(config), "--phases.0.unfreeze", "haed")
+        assert "clip_norm" in refused(capsys, "fit", str(config), "--clip-norm", "0")
         assert "label_smoothing" in refused(capsys, "fit", str(config), "--task.label-smoothing", "2")
 
     def test_data(self, capsys: pytest.CaptureFixture[str], tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -187,6 +188,21 @@ def test_a_run_from_the_command_line_end_to_end(
     with pytest.raises(SystemExit):
         main(["fit", *common, "--output-dir", run])
     assert "not empty" in capsys.readouterr().err
+
+
+def test_predict_says_what_it_left_out(
+    capsys: pytest.CaptureFixture[str], tiny_model: TinyModel, photos: Path, tmp_path: Path
+) -> None:
+    run = str(tmp_path / "run")
+    options = ["--task.data", str(photos), "--model", str(tiny_model("vit")), "--phases", "linear-probe"]
+    main(["fit", "image-classification", *options, "--output-dir", run, "--phases.0.epochs", "1"])
+    capsys.readouterr()
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    main(["predict", run, str(photos / "test" / "red" / "0.png"), str(tmp_path / "broken.jpg"), "--json"])
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "left out" in captured.err
+    assert "broken.jpg" in captured.err
 
 
 def test_layers_needs_no_weights(capsys: pytest.CaptureFixture[str], tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -96,6 +96,22 @@ def test_evaluate_other_data_scores_all_rows(text_run: Path, tmp_path: Path) -> 
     assert predictor.evaluate(data=str(tmp_path / "other.csv"))["accuracy"] == pytest.approx(expected)
 
 
+def test_evaluate_other_data_forgets_what_was_said_of_the_own(
+    tiny_model: TinyModel, reviews: Path, tmp_path: Path
+) -> None:
+    """Neither its max_rows nor a cut: every row counts, if there is but one of a label."""
+    task = TextClassification(str(reviews), max_rows=20)
+    recipe = Recipe(task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32")
+    Trainer(recipe).fit(lambda record: None)
+    predictor = Predictor(tmp_path / "run")
+    seen: list[int] = []
+    for count in (2, 50):
+        rows = Dataset.from_dict({"text": ["good film"] * count, "label": (["positive", "negative"] * count)[:count]})
+        progress = predictor.evaluating(None, rows)
+        seen.append(max(told.rows for told in progress))
+    assert seen == [2, 50]
+
+
 class TestInputs:
     """Everything a person may hand in."""
 
@@ -126,6 +142,10 @@ class TestInputs:
     def test_the_order_is_that_of_the_inputs(self, text_run: Path) -> None:
         texts = ["film " * count for count in (3, 1, 9, 2, 7)]
         assert [answer["name"] for answer in Predictor(text_run)(texts)] == texts
+
+    @pytest.mark.parametrize("text", ["good film " * 40, "很" * 90, "~~~ great film", "~nobody is here", "a\0b"])
+    def test_any_text_is_a_text(self, text: str, text_run: Path) -> None:
+        assert Predictor(text_run)(text)[0]["name"] == text
 
     def test_a_bad_image_is_left_out_and_named(self, image_run: Path, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "broken.jpg").write_bytes(b"not an image")

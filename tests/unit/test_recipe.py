@@ -159,7 +159,7 @@ def test_a_misspelt_key_is_named_before_what_is_missing_by_it(one_line_error):
         ({"model": 3}, ("'model'", "3")),
         ({"precision": "fp8"}, ("'precision'", "'fp8'", "'bf16'")),
         ({"keep_head": "perhaps"}, ("'keep_head'", "'perhaps'")),
-        ({"phases": "gradual"}, ("'phases'", "'gradual'")),
+        ({"phases": 3}, ("'phases'", "3")),
         ({"phases": {"unfreeze": 1}}, ("'phases'",)),
         ({"phases": [3]}, ("'phases.0'", "3")),
         ({"phases": [{"epochs": "all"}]}, ("'phases.0.epochs'", "'all'")),

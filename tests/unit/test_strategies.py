@@ -43,5 +43,5 @@ def test_settings_reach_the_phases_they_are_for():
 
 
 def test_an_unknown_strategy(one_line_error):
-    with one_line_error("--phases lpft", ", ".join(DEPTHS)):
+    with one_line_error("'lpft'", ", ".join(DEPTHS)):
         strategies.by_name("lpft")

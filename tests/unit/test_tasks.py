@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import datasets
@@ -157,9 +158,10 @@ def test_image_size(size, image_rows, tiny_model):
             assert batch.inputs["pixel_values"].shape == (2, 3, size, size)
 
 
-def test_a_crop_keeps_its_proportion_to_the_resized_image(tmp_path):
+def test_a_crop_keeps_its_proportion_to_the_resized_image(tmp_path, tiny_model):
     from transformers import MobileNetV2ImageProcessor
 
+    shutil.copy(tiny_model("mobilenet_v2") / "config.json", tmp_path)
     MobileNetV2ImageProcessor().save_pretrained(tmp_path)  # resizes to 256, then cuts out 224
     plain = ImageClassification(data="a").load_processor(str(tmp_path), False)
     assert view_size(plain) == (224, 224)
@@ -175,8 +177,11 @@ def test_a_processor_that_keeps_each_images_shape(tmp_path, one_line_error):
         view_size(MobileNetV2ImageProcessor(do_center_crop=False, size={"shortest_edge": 32}))
 
 
-@pytest.mark.parametrize("task", [ImageClassification(data="a"), TextClassification(data="a")])
-def test_a_model_without_a_processor(task, tmp_path, one_line_error):
+@pytest.mark.parametrize(
+    ("task", "family"), [(ImageClassification(data="a"), "vit"), (TextClassification(data="a"), "bert")]
+)
+def test_a_model_without_a_processor(task, family, tmp_path, tiny_model, one_line_error):
+    shutil.copy(tiny_model(family) / "config.json", tmp_path)
     with one_line_error(f"--model {tmp_path}", "loads from it"):
         task.load_processor(str(tmp_path), False)
 
@@ -236,5 +241,43 @@ def test_a_tokenizer_without_padding(tiny_model, tmp_path, one_line_error):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("bert"))
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
+    shutil.copy(tiny_model("bert") / "config.json", tmp_path)
     with one_line_error(str(tmp_path), "no padding token"):
         TextClassification(data="a").load_processor(str(tmp_path), False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("ConvNextImageProcessor", {"shortest_edge": 64}),
+        ("ViTImageProcessor", {"height": 64, "width": 64}),
+        ("MobileNetV2ImageProcessor", {"shortest_edge": 64}),
+    ],
+)
+def test_every_kind_of_processor_can_be_resized(kind, size):
+    import transformers
+
+    from hftl.tasks.image_classification import resize, view_size
+
+    processor = getattr(transformers, kind)(size=size)
+    resize(processor, 48)
+    assert view_size(processor) == (48, 48)
+
+
+def test_a_label_map_without_a_kept_head_is_refused(one_line_error):
+    from hftl.tasks import ImageClassification
+
+    with one_line_error("--task.label-map", "--keep-head"):
+        ImageClassification("x", label_map={"a": "b"}).load_data(0, "m", keep_head=False, trust_remote_code=False)
+
+
+def test_two_classes_of_one_name_keep_the_higher_probability():
+    import numpy as np
+
+    from hftl.tasks import ImageClassification
+
+    logits = np.log(np.array([[0.7, 0.1, 0.2]], dtype=np.float32))
+    (answer,) = ImageClassification("x").answers({"logits": logits}, ("crane", "heron", "crane"))
+    assert answer["label"] == "crane"
+    assert answer["score"] == pytest.approx(0.7)
+    assert answer["scores"]["crane"] == pytest.approx(0.7)

@@ -332,6 +332,7 @@ class TestErrors:
         recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", best_by="acuracy")
         with pytest.raises(HftlError, match=r"acuracy.*accuracy, macro_f1, loss"):
             Trainer(recipe).fit()
+        assert not (tmp_path / "run").exists(), "or the mended command would be refused"
 
     def test_more_blocks_than_there_are(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
         recipe = quick(
@@ -377,3 +378,38 @@ def test_records_arrive_in_order(tiny_model: TinyModel, photos: Path, tmp_path: 
         "Evaluated",
         "RunEnded",
     ]
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = iter([float("nan"), 0.2, 0.1, 0.0])
+    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    phases = (Phase("head", 3, 1e-2),)
+    ended = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases)).fit(
+        lambda record: None
+    )
+    assert (ended.best_epoch, ended.scores["validation"]["accuracy"]) == (1, 0.2)
+
+
+def test_a_random_neck_is_trained_or_spoken_of(tiny_model: TinyModel, reviews: Path, tmp_path: Path) -> None:
+    """A BERT saved without its pooler."""
+    import transformers
+
+    folder = tmp_path / "without_pooler"
+    transformers.BertModel.from_pretrained(tiny_model("bert"), add_pooling_layer=False).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tiny_model("bert")).save_pretrained(folder)
+
+    def begin(name: str, **settings: Any) -> tuple[RunStarted, PhaseStarted]:
+        records = Trainer(quick(TextClassification(str(reviews)), folder, tmp_path / name, **settings)).run()
+        started, phase = next(records), next(records)
+        assert isinstance(started, RunStarted)
+        assert isinstance(phase, PhaseStarted)
+        return started, phase
+
+    started, phase = begin("auto")
+    assert phase.unfreeze == "neck"
+    assert not any("random" in note for note in started.notes)
+    started, phase = begin("head", phases=(Phase("head", 1),))
+    assert phase.unfreeze == "head"
+    assert any("phase 0" in note and "random" in note for note in started.notes)

@@ -120,8 +120,8 @@ def test_without_a_connection_it_says_so_at_once(monkeypatch, tmp_path, one_line
     def unreachable(*_):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(sources.socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(sources.hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(sources.hub.socket, "getaddrinfo", unreachable)
     with one_line_error("imdb-of-nobody", "no such local file", "no connection"):
         load("imdb-of-nobody", kind="text")
     (tmp_path / "someone___cached").mkdir()
