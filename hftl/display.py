@@ -248,9 +248,9 @@ def phase_started(record: PhaseStarted) -> RenderableType:
                 _text((name, "" if trainable else DIM)),
                 _text((count_text(parameters), "" if trainable else DIM)),
                 _text((count_text(trainable), GOOD) if trainable else ("frozen", DIM)),
-                _text("" if lr is None else rate_text(lr)),
+                _text(" … ".join(map(rate_text, rates))),
             )
-            for name, parameters, trainable, lr in collapse(record.groups)
+            for name, parameters, trainable, rates in collapse(record.groups)
         ],
     )
     trained = trained_text(sum(g.trainable for g in record.groups), sum(g.parameters for g in record.groups))
@@ -259,23 +259,25 @@ def phase_started(record: PhaseStarted) -> RenderableType:
     return _block(_text((f"phase {record.phase}:", PHASE), (f" {depth_text(record.unfreeze)}", STRONG)), table, total)
 
 
-def collapse(groups: Iterable[GroupRow]) -> list[tuple[str, int, int, float | None]]:
-    """Groups as (name, parameters, trainable, lr); consecutive blocks in one state are one row, ``block 0-3``.
+def collapse(groups: Iterable[GroupRow]) -> list[tuple[str, int, int, tuple[float, ...]]]:
+    """Groups as (name, parameters, trainable, learning rates); consecutive blocks alike are one row, ``block 0-3``.
 
-    Groups without parameters, such as the neck of many models, are left out.
+    The learning rates are those of the first and the last block; one where they are the same, none where frozen. Groups
+    without parameters, such as the neck of many models, are left out.
     """
 
     def state(row: GroupRow) -> tuple[object, ...]:
         kind, _, index = row.group.partition(" ")
         part = "none" if not row.trainable else "all" if row.trainable == row.parameters else "some"
-        return (kind, part, row.lr) if index.isdecimal() else (row.group,)
+        return (kind, part) if index.isdecimal() else (row.group,)
 
     rows = []
     for _, run in groupby((group for group in groups if group.parameters), key=state):
         same = list(run)
-        first, last = same[0].group, same[-1].group
-        name = first if len(same) == 1 else f"{first}-{last.rpartition(' ')[2]}"
-        rows.append((name, sum(g.parameters for g in same), sum(g.trainable for g in same), same[0].lr))
+        first, last = same[0], same[-1]
+        name = first.group if len(same) == 1 else f"{first.group}-{last.group.rpartition(' ')[2]}"
+        rates = tuple(dict.fromkeys(lr for lr in (first.lr, last.lr) if lr is not None))
+        rows.append((name, sum(g.parameters for g in same), sum(g.trainable for g in same), rates))
     return rows
 
 

@@ -19,7 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hftl.errors import HftlError
 
 NECK_STARTS = {"bert": "neck"}
-"""Model families whose strategies start with the neck, not the head alone. See ``start_of``."""
+"""Model families whose strategies start with the neck, not the head alone.
+
+BERT classifies what its pooler makes of the first token, and a pooler is seldom trained for that. Film-review snippets,
+MiniLM, 2,000 rows, seed 0, 2 CPU cores: validation accuracy 0.670 with the head alone, 0.718 with the neck
+(``hftl fit text-classification --task.data samples/data/movie-reviews --task.max-length 64 --task.max-rows 2000 --model
+samples/models/minilm-l6 --phases linear-probe --phases.0.unfreeze head``, and ``neck``).
+"""
 
 
 @dataclass(frozen=True)

@@ -244,12 +244,11 @@ def test_blocks_collapse_only_where_they_are_alike():
         GroupRow("head", 7, 7, 1e-3),
     ]
     assert display.collapse(rows) == [
-        ("stem", 5, 0, None),
-        ("block 0-1", 20, 0, None),
-        ("block 2", 10, 4, 1e-4),
-        ("block 3", 10, 10, 1e-4),
-        ("block 4-5", 21, 21, 1e-3),
-        ("head", 7, 7, 1e-3),
+        ("stem", 5, 0, ()),
+        ("block 0-1", 20, 0, ()),
+        ("block 2", 10, 4, (1e-4,)),
+        ("block 3-5", 31, 31, (1e-4, 1e-3)),
+        ("head", 7, 7, (1e-3,)),
     ]
 
 
