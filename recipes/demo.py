@@ -6,6 +6,8 @@ It reads models and data from samples/, writes two run folders, and sets side by
 validation split: always the commonest label, a new head on the frozen model, the whole model unfrozen.
 """
 
+import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -35,7 +37,8 @@ def main() -> None:
             folders.append(ended.folder)
     console.print("", table, "", sep="\n")
     console.print("The runs, each with model/, curves.png and a model card:", *folders, sep="\n  ")
-    console.print(f'Try one:  hftl predict {folders[0]} "A masterpiece, beautifully acted."', soft_wrap=True)
+    python = os.path.relpath(sys.executable)  # the virtual environment need not be active
+    console.print(f'Try one:  {python} -m hftl predict {folders[0]} "A masterpiece, beautifully acted."', soft_wrap=True)
 
 
 if __name__ == "__main__":
