@@ -32,12 +32,12 @@ def outputs_of(
     batches = evaluation_order(len(examples), examples.lengths, recipe.eval_batch_size)
     kept: dict[str, list[torch.Tensor]] = {}
     done = 0
-    with torch.inference_mode():
-        for batch in load(examples, batches, recipe.workers):
+    for batch in load(examples, batches, recipe.workers):
+        with torch.inference_mode():  # not around the yield: who reads the records is none of its business
             for name, tensor in recipe.task.reduce(model(**batch.to(device).inputs)).items():
                 kept.setdefault(name, []).append(tensor.cpu())
-            done += len(batch)
-            yield EvaluationProgress(split, done, len(examples))
+        done += len(batch)
+        yield EvaluationProgress(split, done, len(examples))
     back = np.argsort(np.concatenate(batches))
     return {name: torch.cat(tensors).numpy()[back] for name, tensors in kept.items()}
 

@@ -37,8 +37,8 @@ def main() -> None:
             folders.append(ended.folder)
     console.print("", table, "", sep="\n")
     console.print("The runs, each with model/, curves.png and a model card:", *folders, sep="\n  ")
-    python = os.path.relpath(sys.executable)  # the virtual environment need not be active
-    console.print(f'Try one:  {python} -m hftl predict {folders[0]} "A masterpiece, beautifully acted."', soft_wrap=True)
+    command = f"{os.path.relpath(sys.executable)} -m hftl"  # the virtual environment need not be active
+    console.print(f'Try one:  {command} predict {folders[0]} "A masterpiece, beautifully acted."', soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Task(Protocol):
 
     name: ClassVar[str]
     """As typed: ``image-classification``."""
+    auto_class: ClassVar[str]
+    """The ``AutoModelFor…`` class that loads its models."""
     head_lr: ClassVar[float]
     """Default peak learning rate of a phase that trains head or neck alone."""
     lr: ClassVar[float]
