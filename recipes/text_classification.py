@@ -6,6 +6,9 @@
 
 ``--task.data`` is a csv, json, jsonl or parquet file with a column of texts and one of labels, a folder of such files
 named by split, a folder with one sub-folder of .txt files a class, or a Hub name.
+
+Measured: MiniLM-L6 on 2,000 reviews of IMDb, 256 tokens, defaults: validation accuracy 0.713 (neck and head), 0.850
+(all); 13 min 58 s on 2 CPU cores (AMD EPYC, bf16), seed 0.
 """
 
 import sys
