@@ -17,6 +17,7 @@ from hftl.data.splits import BadRow
 from hftl.errors import HftlError
 from hftl.recipe import Recipe, read_yaml
 from hftl.records import EvaluationProgress
+from hftl.run_folder import RunFolder
 from hftl.runtime import Runtime, keep_freed_memory
 from hftl.tasks.base import Outputs
 
@@ -55,12 +56,13 @@ class Predictor:
 
     def __init__(self, run: str | Path) -> None:
         self.folder = Path(run).expanduser()
-        if not (self.folder / "recipe.yaml").is_file():
+        folder = RunFolder(self.folder)
+        if not folder.recipe.is_file():
             raise HftlError(f"{run}: no run lies there (it has no recipe.yaml); name a folder that hftl fit wrote")
-        if not (self.folder / "model").is_dir():
+        if not folder.model.is_dir():
             raise HftlError(f"{run}: the run has not ended: there is no model/ in it yet")
-        recipe = read_yaml(self.folder / "recipe.yaml", tasks.find)
-        task, source, trust = recipe.task, str(self.folder / "model"), recipe.trust_remote_code
+        recipe = read_yaml(folder.recipe, tasks.find)
+        task, source, trust = recipe.task, str(folder.model), recipe.trust_remote_code
         self.recipe = dataclasses.replace(
             recipe, model=source, keep_head=True, task=dataclasses.replace(task, label_map={})
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hftl.data.files import TABLE_EXTENSIONS
 from hftl.errors import HftlError
 from hftl.recipe import Recipe
 from hftl.records import EvaluationProgress, Record, StepTaken, as_plain
@@ -126,8 +127,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _slug(name: str) -> str:
-    last = Path(name).expanduser().name or "data"
-    return re.sub(r"[^\w.-]+", "-", last.removesuffix(Path(last).suffix) if Path(last).suffix in _DATA_FILES else last)
-
-
-_DATA_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
+    path = Path(name).expanduser()
+    stem = path.stem if path.suffix in TABLE_EXTENSIONS else path.name
+    return re.sub(r"[^\w.-]+", "-", stem or "data")

@@ -13,7 +13,6 @@ def random_resized_crop(
     size: tuple[int, int],
     rng: np.random.Generator,
     min_area: float,
-    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
     """A random part of the image, of at least ``min_area`` of its area, resized to ``size`` (height, width).
 
@@ -30,7 +29,7 @@ def random_resized_crop(
     else:  # no such part fits a very long image: the largest centred square
         w = h = float(min(width, height))
         left, top = (width - w) / 2, (height - h) / 2
-    return image.resize((size[1], size[0]), resample, box=(left, top, left + w, top + h))
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
 
 
 def random_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:

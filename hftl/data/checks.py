@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hftl.data.images import image_name, why_unreadable
-from hftl.data.quiet import on_terminal
 from hftl.data.sampling import Ids
+from hftl.quiet import on_terminal
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""

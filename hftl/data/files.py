@@ -14,8 +14,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hftl.data.columns import holds_image_paths
-from hftl.data.quiet import quiet_datasets
 from hftl.errors import HftlError, one_line
+from hftl.quiet import quiet_datasets
 
 Kind: TypeAlias = Literal["image", "text"]
 """What the rows are about: the role, and in the result the name, of the input column."""

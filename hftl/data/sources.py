@@ -15,8 +15,8 @@ from datasets import Dataset, DatasetDict
 from hftl import hub
 from hftl.data.files import TABLE_EXTENSIONS, Kind, read_file
 from hftl.data.folders import SPLIT_NAMES, read_folder
-from hftl.data.quiet import quiet_datasets
 from hftl.errors import HftlError, one_line
+from hftl.quiet import quiet_datasets
 
 __all__ = ["TABLE_EXTENSIONS", "Data", "Kind", "Sources", "load"]
 

@@ -15,10 +15,10 @@ from hftl.data.columns import USUAL_NAMES, Role, find_column
 from hftl.data.files import Kind
 from hftl.data.images import image_name
 from hftl.data.labels import MISSING, LabelColumn, check_labels, order_labels, quoted, read_labels
-from hftl.data.quiet import quiet_datasets
 from hftl.data.sampling import Ids, stratified
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
+from hftl.quiet import quiet_datasets
 
 __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
-from hftl.quiet import quiet_transformers
+from hftl.quiet import quiet_datasets, quiet_transformers
 from hftl.tasks._classification import Classification
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ class TextExamples:
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
-        with quiet_transformers():  # it would advise to pad while tokenising
-            inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
+        inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
         targets = torch.tensor(rows["label"]) if "label" in rows else None
         return Batch(dict(inputs), targets, torch.tensor(indices))
 
@@ -158,8 +157,6 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     import hashlib
 
     from datasets import config
-
-    from hftl.data.quiet import quiet_datasets
 
     parts = (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, truncation)
     name = hashlib.sha256("\n".join(map(str, (*parts, HEAD_SHARE, CUT_VERSION))).encode()).hexdigest()[:16]

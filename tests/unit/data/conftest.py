@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,12 @@ from PIL import Image
 
 from hftl.data import splits
 from hftl.data.sources import Sources, load
-from hftl.errors import HftlError
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built copies of parquet files go to a folder of the test session."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets_cache")
-
-
-@pytest.fixture
-def one_line_error() -> Callable[..., Any]:
-    """Checks that a block raises one line that names all the given words."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def check(*words: str) -> Iterator[None]:
-        with pytest.raises(HftlError) as caught:
-            yield
-        message = str(caught.value)
-        assert "\n" not in message
-        for word in words:
-            assert word in message
-
-    return check
 
 
 @pytest.fixture
