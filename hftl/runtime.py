@@ -104,7 +104,7 @@ def keep_freed_memory() -> None:
 
     For batches that all have one shape: MobileNetV2 in float32, batches of 32 images of 224 px, 2 CPU cores: 22.9
     training rows a second with it, 9.0 without (medians of three; ``python tests/benchmarks/allocator.py``). Where
-    shapes vary, the heap falls to pieces and nothing is gained: MiniLM on IMDb at 256 tokens, ten steps: 6.6 GB resident
+    shapes vary, the heap falls to pieces and nothing is gained. MiniLM on IMDb at 256 tokens, ten steps: 6.6 GB held
     in 59 s with it, 4.7 GB in 55 s without (one run each; glibc's MALLOC_* variables set the same).
     Source: mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD. Elsewhere than on Linux with glibc it does nothing.
     """
