@@ -139,41 +139,59 @@ def start_of(model_type: str) -> str:
     return NECK_STARTS.get(model_type, "head")
 
 
-def freeze(model: nn.Module, groups: LayerGroups, unfreeze: int | float | str) -> None:
-    """Let exactly the groups at this depth require gradients, and drop the gradients of the others."""
-    unfrozen = groups.unfrozen(unfreeze)
-    group_of = groups.group_of_parameter()
+def freeze(model: nn.Module, groups: LayerGroups, unfreeze: int | float | str, train: str = "weights") -> None:
+    """Let exactly what trains require gradients, and drop all gradients.
+
+    Of the unfrozen groups, head and neck train whole; of stem and blocks, ``train`` says what (see ``Phase.train``).
+    """
+    unfrozen, group_of = groups.unfrozen(unfreeze), groups.group_of_parameter()
+    wanted = _wanted(model, train)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(group_of[name] in unfrozen)
+        group = group_of[name]
+        parameter.requires_grad_(group in unfrozen and (group in ("head", "neck") or name in wanted))
         parameter.grad = None
 
 
-def set_modes(model: nn.Module, backbone: str, update_batch_norm: bool = False) -> None:
-    """Put each module into train or eval mode by what of it trains.
+def _wanted(model: nn.Module, train: str) -> set[str]:
+    """Names of the parameters that ``train`` means, wherever they lie."""
+    names = {name for name, _ in model.named_parameters()}
+    if train == "bias":
+        return {name for name in names if name.endswith("bias")}
+    if train == "norm":
+        norms = [path for path, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+        return {name for name in names if name.rpartition(".")[0] in norms}
+    if train == "lora":
+        return {name for name in names if ".lora_" in name}
+    return names
 
-    A module is in train mode only if it has parameters and all of them train, or if it has none and its nearest
-    ancestor with parameters is in train mode. So containers that are trained in part are in eval mode (wav2vec2 would
-    drop frozen layers at random otherwise). The root's own parameter-free modules outside the backbone (dropout
-    before the classifier) belong to the head and follow it. BatchNorm is in train mode only with ``update_batch_norm``.
+
+def set_modes(
+    model: nn.Module, groups: LayerGroups, unfreeze: int | float | str, update_batch_norm: bool = False
+) -> None:
+    """Put each module into train or eval mode by the groups its parameters lie in.
+
+    A module is in train mode only if it has parameters and all of them lie in unfrozen groups, or if it has none and
+    its nearest ancestor with parameters is in train mode. So containers that are unfrozen in part are in eval mode
+    (wav2vec2 would drop frozen layers at random otherwise). The root's own parameter-free modules outside the backbone
+    (dropout before the classifier) belong to the head, which always trains. BatchNorm is in train mode only with
+    ``update_batch_norm``.
     """
+    unfrozen, group_of = groups.unfrozen(unfreeze), groups.group_of_parameter()
+    trains = {id(parameter): group_of[name] in unfrozen for name, parameter in model.named_parameters()}
 
     def visit(module: nn.Module, inherited: bool) -> None:
-        trains = [parameter.requires_grad for parameter in module.parameters()]
-        module.training = all(trains) if trains else inherited
+        own = [trains[id(parameter)] for parameter in module.parameters()]
+        module.training = all(own) if own else inherited
         if isinstance(module, _BatchNorm) and not update_batch_norm:
             module.training = False
         for child in module.children():
             visit(child, module.training)
 
-    owner, _, own_name = backbone.rpartition(".")
+    owner, _, own_name = groups.backbone.rpartition(".")
     visit(model, False)
-    root = model.get_submodule(owner)
-    head_trains = any(
-        parameter.requires_grad for name, parameter in model.named_parameters() if not name.startswith(f"{backbone}.")
-    )
-    for name, child in root.named_children():
+    for name, child in model.get_submodule(owner).named_children():
         if name != own_name and not list(child.parameters()):
-            visit(child, head_trains)
+            visit(child, True)
 
 
 def frozen_digests(model: nn.Module) -> dict[str, bytes]:

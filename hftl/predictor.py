@@ -71,7 +71,8 @@ class Predictor:
         self.processor = task.load_processor(source, trust)
         self.labels: tuple[str, ...] = heads.own_labels(task.auto_class, source, {}, trust)
         """The names of the classes, by id."""
-        self.model = self._runtime.prepare(task.load_model(source, self.labels, True, 0.0, trust).model)
+        self.model = self._runtime.prepare(task.load_model(source, self.labels, self.processor, True, 0.0, trust).model)
+        self._settings: dict[str, Any] = self.model.config.to_dict()
         self.bad_rows: list[BadRow] = []
         """What the last call could not read, and why."""
         self.notes: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class Predictor:
         dataset, self.bad_rows = self.recipe.task.read_inputs(many)
         names = dataset["name"]
         outputs = drain(self._outputs(dataset.remove_columns("name"), "inputs"))
-        answers = self.recipe.task.answers(outputs, self.labels)
+        answers = self.recipe.task.answers(outputs, self.labels, self._settings)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
 
     def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:
@@ -117,7 +118,7 @@ class Predictor:
         self.notes, self.bad_rows = splits.notes, list(splits.bad_rows)
         rows = concatenate_datasets([*splits.named().values()]) if everything else splits.of(split or "validation")
         outputs = yield from self._outputs(rows, split or "all rows")
-        scores: dict[str, float] = task.score(outputs, rows)
+        scores: dict[str, float] = task.score(outputs, rows, self._settings)
         return scores
 
     def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:

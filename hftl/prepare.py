@@ -18,6 +18,7 @@ from hftl.layers import LayerGroups, start_of
 from hftl.recipe import Recipe, resolve_phases
 from hftl.records import GroupRow, PhaseStarted, RunStarted
 from hftl.runtime import Runtime, keep_freed_memory, seed_everything
+from hftl.tasks.base import Loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Prepared:
     loaded: Loaded
     processor: Any
     groups: LayerGroups
+    loss: Loss
     _examples: dict[tuple[str, bool], Examples] = field(default_factory=dict, repr=False)
     """Those made so far: to make them may mean to tokenise everything."""
 
@@ -106,7 +108,7 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     splits = task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code)
     seed_everything((recipe.seed,))
     loaded = task.load_model(
-        recipe.model, splits.labels, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
+        recipe.model, splits.labels, processor, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
     )
     groups = LayerGroups.of(loaded.model, recipe.layer_groups)
     check_backbone(loaded, groups, recipe.model)
@@ -114,7 +116,8 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
     for phase in phases:
         groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
-    ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups)
+    loss = task.objective(splits.train)
+    ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups, loss)
     _try_out(ready)
     if ready.examples("train").lengths is None:
         keep_freed_memory()

@@ -91,6 +91,8 @@ class Evaluated:
     best: bool
     """Whether these are the best of their phase so far."""
     seconds: float
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the task chose on validation to turn outputs into answers, such as thresholds."""
 
 
 @dataclass(frozen=True)

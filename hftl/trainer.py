@@ -105,8 +105,9 @@ class Trainer(Generic[T]):
         """
         if not hasattr(self, "folder") or not self.folder.model.is_dir():
             raise HftlError("evaluate: no run has ended yet; call fit() first, or use Predictor(run folder)")
-        scores: dict[str, float] = drain(self._score(split))
-        return scores
+        assert self.best is not None
+        scores, _ = drain(self._score(split, settings=self.best.settings))
+        return dict(scores)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Trainer(Generic[T]):
 
     def _phase(self, number: int, phase: Phase) -> Iterator[Record]:
         """One phase: a fresh start, its epochs, its best epoch restored."""
-        begun, recipe, task, runtime = time.monotonic(), self.recipe, self.recipe.task, self.runtime
+        begun, recipe, runtime = time.monotonic(), self.recipe, self.runtime
         train = self.ready.examples("train", augment=not phase.head_only)
         started = self.ready.phase_started(number, len(train))
         model, optimizer, frozen = self._fresh_start(phase)
@@ -146,7 +147,7 @@ class Trainer(Generic[T]):
                 for batch in batches:
                     with runtime.no_sync(model, when=batch is not batches[-1]):
                         on_device = batch.to(runtime.device)
-                        loss = task.loss(model(**on_device.inputs), on_device).sum() / rows
+                        loss = batch.weight * self.ready.loss(model(**on_device.inputs), on_device).sum() / rows
                         runtime.backward(loss)
                     meter.add_loss(loss)
                 meter.add_norm(runtime.clip(optimizer, recipe.clip_norm))
@@ -181,21 +182,24 @@ class Trainer(Generic[T]):
         return model, optimizer, frozen
 
     def _set_modes(self, phase: Phase) -> None:
-        set_modes(self.model, self.ready.groups.backbone, update_batch_norm=phase.batch_norm == "update")
+        set_modes(self.model, self.ready.groups, phase.unfreeze, update_batch_norm=phase.batch_norm == "update")
 
     def _validate(
         self, phase: int | None, epoch: int | None, model: Any, best: Evaluated | None
     ) -> Generator[Record, None, Evaluated]:
         begun = time.monotonic()
-        scores = yield from self._score("validation", model)
+        scores, settings = yield from self._score("validation", model)
         better = best is None or self._worth(scores) > self._worth(best.scores)
-        return Evaluated(phase, epoch, "validation", scores, better, time.monotonic() - begun)
+        return Evaluated(phase, epoch, "validation", scores, better, time.monotonic() - begun, settings)
 
-    def _score(self, split: str, model: Any = None) -> Generator[EvaluationProgress, None, dict[str, float]]:
-        examples, recipe = self.ready.examples(split), self.recipe
+    def _score(
+        self, split: str, model: Any = None, settings: dict[str, Any] | None = None
+    ) -> Generator[EvaluationProgress, None, tuple[dict[str, float], dict[str, Any]]]:
+        """Scores of a split, with the task's settings: those given, or tuned on this split itself."""
+        examples, rows, recipe = self.ready.examples(split), self.ready.splits.of(split), self.recipe
         outputs = yield from outputs_of(model or self.model, examples, recipe, self.runtime.device, split)
-        scores: dict[str, float] = recipe.task.score(outputs, self.ready.splits.of(split))
-        return scores
+        settings = recipe.task.tune(outputs, rows) if settings is None else settings
+        return recipe.task.score(outputs, rows, settings), settings
 
     def _worth(self, scores: dict[str, float]) -> float:
         """The number that is highest for the best epoch."""
@@ -248,9 +252,10 @@ class Trainer(Generic[T]):
         scores = {"validation": self.best.scores}
         if "test" in self.ready.splits.named():
             started = time.monotonic()
-            scores["test"] = yield from self._score("test")
+            scores["test"], _ = yield from self._score("test", settings=self.best.settings)
             yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
         self.model = self.runtime.unwrap(self.model)
+        self.model.config.update(self.best.settings)
         save_pretrained(self.folder.model, self.model, self.ready.processor)
         self.model = self.runtime.prepare(self.model)  # whoever evaluates it now gets the scores of the run
         best = {"phase": self.best.phase, "epoch": self.best.epoch}

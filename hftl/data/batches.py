@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 Indices = npt.NDArray[np.int64]
+Frequencies = npt.NDArray[np.float64]
 BUCKET_STEPS = 50
 """Steps whose rows are sorted by length together: long enough for little padding, short enough to stay random."""
 
@@ -21,12 +22,14 @@ class Batch:
     """Rows ready for the model.
 
     ``inputs`` are the model's keyword arguments (first dimension: rows); ``targets`` what the loss compares with, of
-    shape (rows, …), None where unknown; ``rows`` the indices into the examples, of shape (rows,).
+    shape (rows, …), None where unknown; ``rows`` the indices into the examples, of shape (rows,). ``weight`` is 0 where
+    the rows only keep a process in step with the others: their loss does not count.
     """
 
     inputs: dict[str, torch.Tensor]
     targets: torch.Tensor | None
     rows: torch.Tensor
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,6 +57,10 @@ class Examples(Protocol):
     def lengths(self) -> Indices | None:
         """Length of each example where padding costs time, else None."""
 
+    @property
+    def frequencies(self) -> Frequencies | None:
+        """How often each example should be drawn, relative to the others; None: each once an epoch."""
+
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -63,14 +70,22 @@ class Examples(Protocol):
         """The same examples with the randomness of augmentation drawn from ``seed`` (and the row) alone."""
 
 
-def epoch_order(rows: int, lengths: Indices | None, batch_size: int, seed: Sequence[int]) -> list[Indices]:
+def epoch_order(
+    rows: int,
+    lengths: Indices | None,
+    batch_size: int,
+    seed: Sequence[int],
+    frequencies: Frequencies | None = None,
+) -> list[Indices]:
     """The examples of each optimizer step of one epoch: a shuffled partition of ``range(rows)``.
 
-    A pure function of its arguments. With ``lengths``, the shuffled rows are sorted by length within stretches of
+    A pure function of its arguments. With ``frequencies``, as many examples are drawn with replacement instead, each
+    that often relative to the others. With ``lengths``, the shuffled rows are sorted by length within stretches of
     ``BUCKET_STEPS`` steps, cut into steps, and the steps are shuffled again: little padding, still random.
     """
     rng = np.random.default_rng(list(seed))
-    order = rng.permutation(rows)
+    shares = None if frequencies is None else frequencies / frequencies.sum()
+    order = rng.permutation(rows) if shares is None else rng.choice(rows, rows, p=shares)
     if lengths is None:
         return _cut(order, batch_size)
     stretches = _cut(order, batch_size * BUCKET_STEPS)
@@ -85,7 +100,10 @@ def evaluation_order(rows: int, lengths: Indices | None, batch_size: int) -> lis
 
 
 def micro_batches(step: Indices, accumulation: int, rank: int = 0, world_size: int = 1) -> list[Indices]:
-    """The pieces of a step that one process computes, one after the other; none of them empty."""
+    """The pieces of a step that one process computes, one after the other.
+
+    None of them is empty; there are none at all where the step has too few rows for all processes.
+    """
     pieces = np.array_split(step, accumulation * world_size)
     return [piece for piece in pieces[rank * accumulation : (rank + 1) * accumulation] if len(piece)]
 
@@ -99,12 +117,17 @@ def epoch_steps(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """The optimizer steps of one epoch: how many rows each has in all, and this process's batches of it."""
-    order = epoch_order(len(examples), examples.lengths, batch_size, seed)
+    """The optimizer steps of one epoch: how many rows each has in all, and this process's batches of it.
+
+    Every process has at least one batch in every step, or it would leave the others waiting: where there are too few
+    rows, the step's first row with weight 0.
+    """
+    order = epoch_order(len(examples), examples.lengths, batch_size, seed, examples.frequencies)
     own = [micro_batches(step, accumulation, rank, world_size) for step in order]
-    batches = load(examples.at(seed), [piece for pieces in own for piece in pieces], workers)
+    wanted = [piece for step, pieces in zip(order, own, strict=True) for piece in pieces or [step[:1]]]
+    batches = load(examples.at(seed), wanted, workers)
     for step, pieces in zip(order, own, strict=True):
-        yield len(step), [next(batches) for _ in pieces]
+        yield len(step), [next(batches) for _ in pieces] or [replace(next(batches), weight=0.0)]
 
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.phase import Strict
-from hftl.tasks.base import Outputs, log_softmax
+from hftl.tasks.base import Loss, Outputs, Settings, log_softmax
 
 if TYPE_CHECKING:
     import torch
@@ -99,28 +99,41 @@ class Classification(Strict):
         raise NotImplementedError
 
     def load_model(
-        self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
+        self,
+        model: str,
+        labels: Sequence[str],
+        processor: Any,  # noqa: ARG002 (no modality but text has to tell the model about it)
+        keep_head: bool,
+        head_dropout: float,
+        trust_remote_code: bool,
     ) -> Loaded:
         """See ``Task``."""
         from hftl import heads
 
         return heads.load(self.auto_class, model, labels, keep_head, head_dropout, trust_remote_code)
 
-    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+    def objective(self, train: Dataset) -> Loss:  # noqa: ARG002 (plain cross-entropy needs to know nothing)
         """Cross-entropy of each row, shape (rows,)."""
         from torch.nn.functional import cross_entropy
 
-        if batch.targets is None:
-            raise HftlError("loss: the rows have no labels")
-        return cross_entropy(
-            outputs.logits.float(), batch.targets, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+            if batch.targets is None:
+                raise HftlError("loss: the rows have no labels")
+            return cross_entropy(
+                outputs.logits.float(), batch.targets, label_smoothing=self.label_smoothing, reduction="none"
+            )
+
+        return loss
 
     def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
         """The logits, shape (rows, classes), float32."""
         return {"logits": outputs.logits.float()}
 
-    def score(self, outputs: Outputs, dataset: Dataset) -> dict[str, float]:
+    def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: the answer is the most probable label."""
+        return {}
+
+    def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:  # noqa: ARG002
         """The metrics of the most probable labels, and ``loss``, the mean cross-entropy without smoothing."""
         import numpy as np
 
@@ -141,7 +154,12 @@ class Classification(Strict):
         commonest = np.bincount(np.asarray(train["label"])).argmax()
         return metrics.score(self.metrics, np.full_like(labels, commonest), labels)
 
-    def answers(self, outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def answers(
+        self,
+        outputs: Outputs,
+        labels: Sequence[str],
+        settings: Settings,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
         """Most probable label, its probability (``score``), and the probabilities of all (``scores``)."""
         import numpy as np
 

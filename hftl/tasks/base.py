@@ -6,7 +6,7 @@ so one task serves training, evaluation and prediction alike. Tasks never see th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Outputs: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 """What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""
+
+Loss: TypeAlias = "Callable[[Any, Batch], torch.Tensor]"
+"""The loss of each row, of shape (rows,), from the model's outputs and the batch; the model never sees the targets."""
+
+Settings: TypeAlias = "Mapping[str, Any]"
+"""The settings of a model's configuration, as plain data."""
 
 
 class Task(Protocol):
@@ -42,9 +48,15 @@ class Task(Protocol):
         """
 
     def load_model(
-        self, model: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
+        self,
+        model: str,
+        labels: Sequence[str],
+        processor: Any,
+        keep_head: bool,
+        head_dropout: float,
+        trust_remote_code: bool,
     ) -> Loaded:
-        """The pretrained model in float32 with a head for ``labels``."""
+        """The pretrained model in float32 with a head for ``labels``, as ``processor`` feeds it."""
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """What turns inputs into what the model takes: image processor, tokenizer; saved beside the model."""
@@ -52,13 +64,16 @@ class Task(Protocol):
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> Examples:
         """The rows as batches the model takes; random views of them if ``augment``."""
 
-    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Loss of each row, of shape (rows,), from the model's outputs; the model never sees the targets."""
+    def objective(self, train: Dataset) -> Loss:
+        """The loss to train with. What it has to know of the training rows (how rare a label is), it learns here."""
 
     def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
         """What scores and answers need of a batch's outputs: tensors of shape (rows, …)."""
 
-    def score(self, outputs: Outputs, dataset: Dataset) -> dict[str, float]:
+    def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
+        """Settings chosen by a labelled split, such as thresholds: kept in the model's configuration; may be empty."""
+
+    def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
         """Scores of the whole split, computed once from all outputs. The first is the one that chooses."""
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
@@ -67,7 +82,7 @@ class Task(Protocol):
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
         """What a person hands to ``predict`` (objects, files, folders) as rows with a ``name`` column; what is bad."""
 
-    def answers(self, outputs: Outputs, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def answers(self, outputs: Outputs, labels: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
         """One plain answer for each example."""
 
 

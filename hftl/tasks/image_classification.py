@@ -124,6 +124,7 @@ class ImageExamples:
     flip: bool
     seed: tuple[int, ...] = ()
     lengths: None = None
+    frequencies: None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -128,6 +128,7 @@ class TextExamples:
     tokenizer: Any
     lengths: Indices
     notes: tuple[str, ...]
+    frequencies: None = None
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -109,10 +109,11 @@ class NoBlocks(nn.Module):
         self.classifier = nn.Linear(4, 2)
 
 
-def training(model: nn.Module, backbone: str, depth: object, update_batch_norm: bool = False) -> dict[str, bool]:
+def training(model: nn.Module, depth: object, update_batch_norm: bool = False) -> dict[str, bool]:
     """The train mode of every module at a depth."""
-    freeze(model, LayerGroups.of(model), depth)  # type: ignore[arg-type]
-    set_modes(model.train(), backbone, update_batch_norm)
+    groups = LayerGroups.of(model)
+    freeze(model, groups, depth)  # type: ignore[arg-type]
+    set_modes(model.train(), groups, depth, update_batch_norm)  # type: ignore[arg-type]
     return {name: module.training for name, module in model.named_modules()}
 
 
@@ -292,7 +293,7 @@ def test_freeze_leaves_a_gradient_to_the_unfrozen_alone(family, load_tiny, tiny_
 
 @every_family
 def test_with_the_head_alone_the_whole_backbone_is_in_eval_mode(family, load_tiny):
-    modes = training(load_tiny(family).model, family, "head", update_batch_norm=True)
+    modes = training(load_tiny(family).model, "head", update_batch_norm=True)
     assert not any(mode for name, mode in modes.items() if name == family or name.startswith(f"{family}."))
     assert not modes[""]  # the root holds frozen parameters too
     assert all(mode for name, mode in modes.items() if name and name.partition(".")[0] != family)
@@ -303,7 +304,7 @@ def test_each_block_has_the_mode_of_what_trains_in_it(family, load_tiny):
     _, container, *_ = FAMILIES[family]
     model = load_tiny(family).model
     blocks = LayerGroups.of(model).blocks
-    modes = training(model, family, 2, update_batch_norm=True)
+    modes = training(model, 2, update_batch_norm=True)
     seen = set()
     for name, mode in modes.items():
         if found := re.match(rf"{re.escape(container)}\.(\d+)(\.|$)", name):
@@ -316,7 +317,7 @@ def test_each_block_has_the_mode_of_what_trains_in_it(family, load_tiny):
 
 @every_family
 def test_everything_trains_in_train_mode(family, load_tiny):
-    modes = training(load_tiny(family).model, family, "all", update_batch_norm=True)
+    modes = training(load_tiny(family).model, "all", update_batch_norm=True)
     assert all(modes.values()), [name for name, mode in modes.items() if not mode]
 
 
@@ -324,7 +325,7 @@ def test_everything_trains_in_train_mode(family, load_tiny):
 @pytest.mark.parametrize("depth", ["all", 1])
 def test_batch_norm_keeps_its_statistics_unless_told(family, depth, load_tiny):
     model = load_tiny(family).model
-    kept, updated = (training(model, family, depth, update) for update in (False, True))
+    kept, updated = (training(model, depth, update) for update in (False, True))
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     assert norms
     assert not any(kept[name] for name in norms)
@@ -337,26 +338,17 @@ def test_batch_norm_keeps_its_statistics_unless_told(family, depth, load_tiny):
 
 
 def test_modules_without_parameters_follow_their_nearest_ancestor_with_some():
-    modes = training(Blocks(), "body", 1)
+    modes = training(Blocks(), 1)
     assert modes["body.layers.2.1"]
     assert not modes["body.layers.1.1"]
     assert not modes["body.between"]  # in the backbone, which trains in part only
     assert modes["dropout"]  # of the root, outside the backbone
-    assert training(Blocks(), "body", "all")["body.between"]
-
-
-def test_dropout_outside_the_backbone_is_off_where_the_head_is_frozen():
-    model = Blocks()
-    model.requires_grad_(False)
-    model.body.layers[2].requires_grad_(True)
-    set_modes(model.train(), "body")
-    assert not model.dropout.training
-    assert model.body.layers[2][1].training
+    assert training(Blocks(), "all")["body.between"]
 
 
 def test_a_frozen_backbone_gives_the_same_features_in_training_as_in_evaluation(load_tiny, tiny_inputs):
     model, inputs = load_tiny("bert").model, tiny_inputs("bert")
-    training(model, "bert", "head")
+    training(model, "head")
     features = [model.bert(**inputs).pooler_output for _ in range(2)]
     assert torch.equal(*features)
     logits = [model(**inputs).logits for _ in range(2)]
@@ -371,7 +363,7 @@ def test_a_frozen_backbone_gives_the_same_features_in_training_as_in_evaluation(
 def frozen_at(model: nn.Module, depth: object, update_batch_norm: bool = False) -> dict[str, bytes]:
     groups = LayerGroups.of(model)
     freeze(model, groups, depth)  # type: ignore[arg-type]
-    set_modes(model, groups.backbone, update_batch_norm)
+    set_modes(model, groups, depth, update_batch_norm)  # type: ignore[arg-type]
     return frozen_digests(model)
 
 

@@ -17,7 +17,7 @@ def at_depth(load_tiny):
         model = load_tiny(family).model
         groups = LayerGroups.of(model)
         freeze(model, groups, phase.unfreeze)
-        set_modes(model, groups.backbone, phase.batch_norm == "update")
+        set_modes(model, groups, phase.unfreeze, phase.batch_norm == "update")
         return model, groups, phase
 
     return make

@@ -54,6 +54,9 @@ def test_what_is_no_task(one_line_error):
 # -- classification --------------------------------------------------------------------------------------------------
 
 
+ROWS = datasets.Dataset.from_dict({"label": [0, 1, 1, 2]})
+
+
 def outputs(logits: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(logits=torch.from_numpy(logits).bfloat16())
 
@@ -61,23 +64,22 @@ def outputs(logits: np.ndarray) -> SimpleNamespace:
 def test_the_loss_is_of_each_row_and_in_float32():
     targets = torch.tensor([0, 1, 1, 2])
     batch = Batch({}, targets, torch.arange(4))
-    loss = TextClassification(data="a").loss(outputs(LOGITS), batch)
+    loss = TextClassification(data="a").objective(ROWS)(outputs(LOGITS), batch)
     assert loss.dtype == torch.float32
     np.testing.assert_allclose(loss, -log_softmax(LOGITS)[np.arange(4), targets], rtol=1e-5)
-    smooth = TextClassification(data="a", label_smoothing=0.3).loss(outputs(LOGITS), batch)
+    smooth = TextClassification(data="a", label_smoothing=0.3).objective(ROWS)(outputs(LOGITS), batch)
     expected = 0.7 * loss.numpy() - 0.3 * log_softmax(LOGITS).mean(axis=1)
     np.testing.assert_allclose(smooth, expected, rtol=1e-5)
 
 
 def test_a_loss_needs_labels(one_line_error):
     with one_line_error("loss", "no labels"):
-        TextClassification(data="a").loss(outputs(LOGITS), Batch({}, None, torch.arange(4)))
+        TextClassification(data="a").objective(ROWS)(outputs(LOGITS), Batch({}, None, torch.arange(4)))
 
 
 def test_scores_of_a_split():
-    rows = datasets.Dataset.from_dict({"label": [0, 1, 1, 2]})
     plain, smooth = (
-        TextClassification(data="a", label_smoothing=smoothing).score({"logits": LOGITS}, rows)
+        TextClassification(data="a", label_smoothing=smoothing).score({"logits": LOGITS}, ROWS, {})
         for smoothing in (0, 0.5)
     )
     assert list(plain) == ["accuracy", "macro_f1", "loss"]
@@ -94,7 +96,7 @@ def test_the_majority_is_learnt_from_the_training_rows():
 
 
 def test_answers_are_probabilities_of_all_labels_best_first():
-    found = TextClassification(data="a").answers({"logits": LOGITS}, ("a", "b", "c"))
+    found = TextClassification(data="a").answers({"logits": LOGITS}, ("a", "b", "c"), {})
     assert [answer["label"] for answer in found] == ["a", "b", "a", "c"]
     for answer in found:
         assert sum(answer["scores"].values()) == pytest.approx(1)
@@ -277,7 +279,7 @@ def test_two_classes_of_one_name_keep_the_higher_probability():
     from hftl.tasks import ImageClassification
 
     logits = np.log(np.array([[0.7, 0.1, 0.2]], dtype=np.float32))
-    (answer,) = ImageClassification("x").answers({"logits": logits}, ("crane", "heron", "crane"))
+    (answer,) = ImageClassification("x").answers({"logits": logits}, ("crane", "heron", "crane"), {})
     assert answer["label"] == "crane"
     assert answer["score"] == pytest.approx(0.7)
     assert answer["scores"]["crane"] == pytest.approx(0.7)
