@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ import tyro
 
 from hftl import strategies, tasks
 from hftl.errors import HftlError
+from hftl.quiet import first_process
 from hftl.recipe import Recipe, read_yaml
 
 HELP = """\
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "layers": lambda args: _call(layers, "layers", args),
         "samples": lambda args: _call(samples, "samples", args),
     }
-    with errors_in_one_line():
+    spoken = contextlib.nullcontext() if first_process() else contextlib.redirect_stdout(io.StringIO())
+    with errors_in_one_line(), spoken:
         if command in ("-h", "--help", "help"):
             print(HELP.format(tasks=", ".join(tasks.names()), strategies=", ".join(strategies.NAMED)), end="")
         elif command == "--version":
@@ -70,6 +73,8 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except HftlError as error:
+        if not first_process():
+            time.sleep(1)  # mostly the first one says the same, and its launcher ends the others
         print(f"hftl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -118,18 +123,19 @@ def fit(arguments: list[str]) -> None:
 def plan(arguments: list[str]) -> None:
     """Show what fit would do; nothing is trained or written."""
     recipe = _recipe_of(arguments, "hftl plan")
-    from hftl import run_folder
+    from hftl import adapters, run_folder
     from hftl.display import Display
     from hftl.prepare import prepare
     from hftl.runtime import Runtime
 
-    folder, ready = run_folder.choose(recipe), prepare(recipe)
+    folder, runtime = run_folder.choose(recipe), Runtime(recipe.precision)
+    ready = prepare(recipe, runtime)
+    model, steps = ready.loaded.model, 0
     with Display() as display:
-        display(ready.run_started(folder, Runtime(recipe.precision)))
-        rows = len(ready.splits.train)
-        steps = 0
+        display(ready.run_started(folder, runtime))
         for number, phase in enumerate(ready.recipe.phases):
-            started = ready.phase_started(number, rows)
+            _, started = ready.open_phase(number, model)
+            adapters.merge(model)
             display(started)
             steps += started.steps_per_epoch * phase.epochs
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6

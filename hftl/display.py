@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -84,6 +85,11 @@ def trained_text(trainable: int, parameters: int) -> str:
     return f"{count_text(trainable)} of {count_text(parameters)} parameters ({share:.3g} %)"
 
 
+def phase_text(unfreeze: str, train: str) -> str:
+    """What a phase trains, in words: ``head``, ``top 4 blocks``, ``all, lora``."""
+    return depth_text(unfreeze) + ("" if train == "weights" else f", {train}")
+
+
 def depth_text(unfreeze: str) -> str:
     """What a phase unfreezes, in words: ``head``, ``top 4 blocks``, ``top 25 % of the blocks``."""
     if unfreeze.isdecimal():
@@ -92,6 +98,14 @@ def depth_text(unfreeze: str) -> str:
         return f"top {100 * float(unfreeze):.3g} % of the blocks"
     except ValueError:
         return unfreeze
+
+
+def batch_text(record: RunStarted) -> str:
+    """The rows of a step and how they are cut: ``32 (2 processes x 4 micro-batches x 4 rows)``."""
+    parts = [f"{record.processes} processes"] * (record.processes > 1)
+    parts += [f"{record.accumulation} micro-batches"] * (record.accumulation > 1)
+    rows = math.ceil(record.batch_size / (record.processes * record.accumulation))
+    return f"{record.batch_size} ({' x '.join([*parts, f'{rows} rows'])})" if parts else str(record.batch_size)
 
 
 def few_text(names: Sequence[str], few: int = 5) -> str:
@@ -136,6 +150,7 @@ class Display:
         )
         self._bar_of = {unit: self._bars.add_task("", visible=False, details="") for unit in ("steps", "rows")}
         self._majority: dict[str, float] = {}
+        self._processes = 1
         self._phases: dict[int, PhaseStarted] = {}
         self._ended: dict[int, PhaseEnded] = {}
         self._loss: float | None = None
@@ -167,7 +182,7 @@ class Display:
                 rate = _per_second(record.done, now - self._since)
                 self._show_progress(one_line(record.split), record.done, record.rows, rate, "rows", now)
             case RunStarted():
-                self._majority = record.majority
+                self._majority, self._processes = record.majority, record.processes
                 self._say(run_started(record), now)
             case PhaseStarted():
                 self._phases[record.phase], self._loss = record, None
@@ -176,9 +191,11 @@ class Display:
                 self._say(evaluated(record), now)
             case PhaseEnded():
                 self._ended[record.phase] = record
-                self._say(phase_ended(record), now)
+                self._say(phase_ended(record, self._processes), now)
             case RunEnded():
-                ended = [(self._phases[phase.phase].unfreeze, phase) for phase in self._ended.values()]
+                begun = [self._phases[number] for number in self._ended]
+                names = [phase_text(phase.unfreeze, phase.train) for phase in begun]
+                ended = [*zip(names, self._ended.values(), strict=True)]
                 self._say(run_ended(record, self._majority, ended), now)
 
     def _show_step(self, record: StepTaken, now: float) -> None:
@@ -227,7 +244,7 @@ def run_started(record: RunStarted) -> RenderableType:
         ("data", " · ".join(f"{one_line(split)} {count:,}" for split, count in record.rows.items()) + " rows"),
         ("labels", f"{len(record.labels)}: {few_text(record.labels)}" if record.labels else ""),
         ("device", f"{record.device} · {record.precision} · {processes}"),
-        ("training", f"batch size {record.batch_size} · seed {record.seed}"),
+        ("training", f"batch size {batch_text(record)} · seed {record.seed}"),
         ("loaded", f"{loaded['tensors']:,} tensors with {count_text(loaded['parameters'])} parameters"),
         ("new", few_text(loaded["new"])),
         ("dropped", few_text(loaded["dropped"])),
@@ -256,7 +273,9 @@ def phase_started(record: PhaseStarted) -> RenderableType:
     trained = trained_text(sum(g.trainable for g in record.groups), sum(g.parameters for g in record.groups))
     epochs = f"{record.epochs} epoch" + ("s" if record.epochs > 1 else "")
     total = _text(f"  trains {trained}, {epochs} x {record.steps_per_epoch:,} steps")
-    return _block(_text((f"phase {record.phase}:", PHASE), (f" {depth_text(record.unfreeze)}", STRONG)), table, total)
+    idle = [_text(f"  stays frozen, no gradient reaches it: {few_text(record.idle)}")] if record.idle else []
+    heading = _text((f"phase {record.phase}:", PHASE), (f" {phase_text(record.unfreeze, record.train)}", STRONG))
+    return _block(heading, table, total, *idle)
 
 
 def collapse(groups: Iterable[GroupRow]) -> list[tuple[str, int, int, tuple[float, ...]]]:
@@ -292,13 +311,15 @@ def evaluated(record: Evaluated) -> Text:
     )
 
 
-def phase_ended(record: PhaseEnded) -> Text:
-    """One line: which epoch was kept, and that the frozen stayed frozen."""
+def phase_ended(record: PhaseEnded, processes: int = 1) -> Text:
+    """One line: which epoch was kept, that the frozen stayed frozen, and that all processes have the same."""
+    agreed = f" · {processes} processes agree on {record.digest[:8]}" if processes > 1 else ""
     return _text(
         (f"  phase {record.phase}", PHASE),
         f" ended{' early' if record.stopped_early else ''} · best epoch {record.best_epoch}: ",
         (scores_text(record.scores), STRONG),
         (f" · {record.frozen_tensors:,} frozen tensors bit-equal" if record.frozen_tensors else "", DIM),
+        (agreed, DIM),
         (f" · {seconds_text(record.seconds)}", DIM),
     )
 
@@ -311,13 +332,13 @@ def run_ended(
     Args:
         record: The end of the run.
         majority: Validation scores of always giving the commonest label.
-        phases: What each phase unfroze, and how it ended.
+        phases: What each phase trained, in words, and how it ended.
     """
     rows: list[tuple[str, Mapping[str, float], str, str]] = [
         ("majority · validation", majority, "", DIM),
         *(
-            (f"phase {phase.phase}: {depth_text(unfreeze)} · validation", phase.scores, seconds_text(phase.seconds), "")
-            for unfreeze, phase in phases
+            (f"phase {phase.phase}: {name} · validation", phase.scores, seconds_text(phase.seconds), "")
+            for name, phase in phases
         ),
         *((f"saved model · {one_line(split)}", scores, "", STRONG) for split, scores in record.scores.items()),
     ]
@@ -339,7 +360,9 @@ def run_ended(
     files = _fields(
         [
             ("folder", one_line(record.folder)),
-            ("model/", f"{kept}; transformers loads it"),
+            ("model/", f"{kept}; transformers loads it")
+            if record.saved == "model"
+            else ("adapter/", f"{kept}; peft loads it over the checkpoint (--merge-lora writes a whole model/)"),
             ("curves.png", "losses and scores over the run"),
             ("metrics.json", "all scores"),
             ("README.md", "the model card"),

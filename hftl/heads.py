@@ -12,7 +12,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from hftl import hub
+from hftl import adapters, hub
 from hftl.errors import HftlError, one_line
 from hftl.layers import LayerGroups, find_backbone
 from hftl.quiet import quiet_transformers
@@ -75,14 +75,17 @@ def load(
     Raises:
         HftlError: no such checkpoint, one of another kind, or one without the head that is to be kept.
     """
-    config = config_of(auto_class, source, trust_remote_code)
+    config, base = config_of(auto_class, source, trust_remote_code), adapters.base_of(source)
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = None
-    model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
+    model, info = _from_pretrained(auto_class, base or source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched
+    if base is not None:
+        model = adapters.restore(source, model)
+        new -= adapters.kept_whole(source)
     head = [name for name, _ in model.named_parameters() if not name.startswith(f"{find_backbone(model)[0]}.")]
     unkept = [name for name in head if name in new]
     replaced: set[str] = set()

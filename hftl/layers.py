@@ -143,9 +143,14 @@ def freeze(model: nn.Module, groups: LayerGroups, unfreeze: int | float | str, t
     """Let exactly what trains require gradients, and drop all gradients.
 
     Of the unfrozen groups, head and neck train whole; of stem and blocks, ``train`` says what (see ``Phase.train``).
+
+    Raises:
+        HftlError: what ``train`` names does not occur in the unfrozen blocks.
     """
     unfrozen, group_of = groups.unfrozen(unfreeze), groups.group_of_parameter()
     wanted = _wanted(model, train)
+    if train in ("bias", "norm") and not any(group_of[n] in unfrozen - {"head", "neck"} for n in wanted):
+        raise HftlError(f"train: {train}: the unfrozen blocks of {type(model).__name__} have none; use train: weights")
     for name, parameter in model.named_parameters():
         group = group_of[name]
         parameter.requires_grad_(group in unfrozen and (group in ("head", "neck") or name in wanted))
@@ -204,6 +209,20 @@ def frozen_digests(model: nn.Module) -> dict[str, bytes]:
         if not module.training:
             frozen |= {f"{path}.{name}".lstrip("."): tensor for name, tensor in module.named_buffers(recurse=False)}
     return {name: _digest(tensor) for name, tensor in frozen.items()}
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """One digest of many named tensors; equal digests mean bit-equal tensors under the same names."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        total.update(name.encode() + _digest(tensor))
+    return total.hexdigest()
+
+
+def running_statistics(model: nn.Module) -> list[torch.Tensor]:
+    """The running means and variances of the BatchNorm layers that are in train mode."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    return [buffer for layer in layers for buffer in layer.buffers() if buffer.is_floating_point()]
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,3 +50,37 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group ``lr`` times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+def update_average(optimizer: torch.optim.Optimizer, decay: float, step: int) -> None:
+    """Move the average of each trained parameter, kept in the optimizer's state, towards the parameter.
+
+    The decay is at most (1 + step) / (10 + step), so that the average of a short run is not that of its beginning.
+    Source: the exponential moving average of TensorFlow (``num_updates``).
+    """
+    found = [(p, optimizer.state[p]) for group in optimizer.param_groups for p in group["params"] if optimizer.state[p]]
+    for parameter, state in found:
+        if "average" not in state:
+            state["average"] = parameter.detach().clone()
+    averages, now = [state["average"] for _, state in found], [parameter.detach() for parameter, _ in found]
+    if found:  # the first steps of fp16 may have been skipped
+        torch._foreach_lerp_(averages, now, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+@contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Parameters are their averages inside, where ``update_average`` has made any, and themselves again afterwards."""
+    _swap(optimizer)
+    try:
+        yield
+    finally:
+        _swap(optimizer)
+
+
+def _swap(optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for parameter, state in optimizer.state.items():
+            if "average" in state:
+                held = parameter.clone()
+                parameter.copy_(state["average"])
+                state["average"].copy_(held)

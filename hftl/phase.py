@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -20,6 +21,41 @@ class Strict:
 
 
 @dataclass(frozen=True)
+class LoRA(Strict):
+    """Low-rank adapters: what a phase with ``train: lora`` trains beside the frozen weights of its blocks.
+
+    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+
+    Raises:
+        HftlError: a value out of its range.
+    """
+
+    rank: int = 8
+    """Rank of the update of each weight."""
+    alpha: float = 16.0
+    """The update counts alpha / rank times."""
+    dropout: float = 0.0
+    """Dropout of what goes into the adapters."""
+    targets: str | None = None
+    """Regular expression on module names: which linear layers and convolutions of the unfrozen blocks get an adapter;
+    unset, all of them."""
+    dora: bool = False
+    """Train the magnitude of each weight apart from its direction (Liu et al. 2024, "DoRA")."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise HftlError(f"lora.rank: {self.rank} is out of range; it must be at least 1")
+        if not 0 < self.alpha < math.inf:
+            raise HftlError(f"lora.alpha: {self.alpha} is out of range; it must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise HftlError(f"lora.dropout: {self.dropout} is out of range; it must be at least 0 and below 1")
+        try:
+            re.compile(self.targets or "")
+        except re.error as error:
+            raise HftlError(f"lora.targets: {self.targets!r} is no regular expression: {error}") from None
+
+
+@dataclass(frozen=True)
 class Phase(Strict):
     """What is unfrozen, learning rate, epochs. Everything not named by ``unfreeze`` is frozen.
 
@@ -33,7 +69,8 @@ class Phase(Strict):
     epochs: int = 3
     """Passes over the training rows, at most."""
     lr: float | None = None
-    """Peak learning rate; unset, the task's own for a head or for deeper layers."""
+    """Peak learning rate; unset, the task's own for a head or for deeper layers, and ten times that where less than
+    all weights train."""
     layer_decay: float = 1.0
     """Factor on the learning rate for each block further from the head (1 = the same everywhere)."""
     warmup: float = 0.1
@@ -46,6 +83,11 @@ class Phase(Strict):
     """Running statistics of unfrozen BatchNorm layers; frozen ones always keep theirs."""
     patience: int | None = None
     """End the phase after so many epochs without a better score; unset, never."""
+    train: Literal["weights", "lora", "bias", "norm"] = "weights"
+    """What trains of the unfrozen blocks: all weights; low-rank adapters beside them; biases alone (BitFit, Ben Zaken
+    et al. 2021); norm layers alone. Head and neck train whole in any case."""
+    lora: LoRA = field(default_factory=LoRA)
+    """The adapters, where train is lora."""
 
     def __post_init__(self) -> None:
         depth = self.unfreeze
@@ -60,6 +102,13 @@ class Phase(Strict):
                 f"unfreeze: {depth!r} is not a depth; use head, neck, all, auto, a number of blocks such as 4, "
                 "or a fraction of them such as 0.25"
             )
+        if self.train != "weights" and self.head_only:
+            raise HftlError(
+                f"train: {self.train} is about unfrozen blocks, and unfreeze: {depth} has none; unfreeze all, a number "
+                "of blocks such as 4, or a fraction of them such as 0.25"
+            )
+        if self.lora != LoRA() and self.train != "lora":
+            raise HftlError(f"lora: it says how adapters train, and train is {self.train}; add train: lora")
         for name, value, low, high in (
             ("epochs", self.epochs, 1, math.inf),
             ("lr", self.lr, 0, math.inf),

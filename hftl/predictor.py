@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from datasets import concatenate_datasets
 
@@ -23,24 +24,27 @@ from hftl.tasks.base import Outputs
 
 
 def outputs_of(
-    model: Any, examples: Examples, recipe: Recipe[Any], device: torch.device, split: str
+    model: Any, examples: Examples, recipe: Recipe[Any], runtime: Runtime, split: str
 ) -> Generator[EvaluationProgress, None, Outputs]:
-    """Run every example through the model once, in eval mode and without gradient.
+    """Run every example through the model once, in eval mode and without gradient, each process its share.
 
-    Yields how far it is; returns what the task keeps of the outputs, in the order of the examples.
+    Yields how far it is; returns what the task keeps of the outputs, in the order of the examples, on every process.
+    The batches are those of a single process: the outputs do not depend on how many there are.
     """
     model.eval()
     batches = evaluation_order(len(examples), examples.lengths, recipe.eval_batch_size)
-    kept: dict[str, list[torch.Tensor]] = {}
+    shares = [batches[rank :: runtime.world_size] for rank in range(runtime.world_size)]
+    kept: dict[str, list[npt.NDArray[Any]]] = {}
     done = 0
-    for batch in load(examples, batches, recipe.workers):
+    for batch in load(examples, shares[runtime.rank], recipe.workers):
         with torch.inference_mode():  # not around the yield: who reads the records is none of its business
-            for name, tensor in recipe.task.reduce(model(**batch.to(device).inputs)).items():
-                kept.setdefault(name, []).append(tensor.cpu())
+            for name, tensor in recipe.task.reduce(model(**batch.to(runtime.device).inputs)).items():
+                kept.setdefault(name, []).append(tensor.cpu().numpy())
         done += len(batch)
-        yield EvaluationProgress(split, done, len(examples))
-    back = np.argsort(np.concatenate(batches))
-    return {name: torch.cat(tensors).numpy()[back] for name, tensors in kept.items()}
+        yield EvaluationProgress(split, min(done * runtime.world_size, len(examples)), len(examples))
+    gathered = runtime.gather({name: np.concatenate(arrays) for name, arrays in kept.items()})
+    back = np.argsort(np.concatenate([batch for share in shares for batch in share]))
+    return {name: np.concatenate([part[name] for part in gathered if part])[back] for name in gathered[0]}
 
 
 class Predictor:
@@ -59,10 +63,10 @@ class Predictor:
         folder = RunFolder(self.folder)
         if not folder.recipe.is_file():
             raise HftlError(f"{run}: no run lies there (it has no recipe.yaml); name a folder that hftl fit wrote")
-        if not folder.model.is_dir():
+        if folder.result is None:
             raise HftlError(f"{run}: the run has not ended: there is no model/ in it yet")
         recipe = read_yaml(folder.recipe, tasks.find)
-        task, source, trust = recipe.task, str(folder.model), recipe.trust_remote_code
+        task, source, trust = recipe.task, str(folder.result), recipe.trust_remote_code
         self.recipe = dataclasses.replace(
             recipe, model=source, keep_head=True, task=dataclasses.replace(task, label_map={})
         )
@@ -71,7 +75,9 @@ class Predictor:
         self.processor = task.load_processor(source, trust)
         self.labels: tuple[str, ...] = heads.own_labels(task.auto_class, source, {}, trust)
         """The names of the classes, by id."""
-        self.model = self._runtime.prepare(task.load_model(source, self.labels, self.processor, True, 0.0, trust).model)
+        self.model = self._runtime.prepare_evaluation(
+            task.load_model(source, self.labels, self.processor, True, 0.0, trust).model
+        )
         self._settings: dict[str, Any] = self.model.config.to_dict()
         self.bad_rows: list[BadRow] = []
         """What the last call could not read, and why."""
@@ -114,7 +120,10 @@ class Predictor:
             task = dataclasses.replace(task, data=data, subset=None, lone_labels="keep")
         if everything:
             task = dataclasses.replace(task, max_rows=None)
-        splits = task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code, cut=not everything)
+        splits = self._runtime.once(
+            lambda: task.load_data(recipe.seed, recipe.model, True, recipe.trust_remote_code, cut=not everything),
+            per_machine=True,
+        )
         self.notes, self.bad_rows = splits.notes, list(splits.bad_rows)
         rows = concatenate_datasets([*splits.named().values()]) if everything else splits.of(split or "validation")
         outputs = yield from self._outputs(rows, split or "all rows")
@@ -125,7 +134,7 @@ class Predictor:
         examples = self.recipe.task.examples(dataset, self.processor, augment=False)
         if examples.lengths is None:
             keep_freed_memory()
-        return outputs_of(self.model, examples, self.recipe, self._runtime.device, split)
+        return outputs_of(self.model, examples, self.recipe, self._runtime, split)
 
 
 def drain(

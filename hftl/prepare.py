@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from hftl import adapters
 from hftl.data.batches import Examples
 from hftl.data.splits import Splits
 from hftl.errors import HftlError, one_line
 from hftl.heads import Loaded, check_backbone
-from hftl.layers import LayerGroups, start_of
+from hftl.layers import LayerGroups, freeze, start_of
 from hftl.recipe import Recipe, resolve_phases
 from hftl.records import GroupRow, PhaseStarted, RunStarted
 from hftl.runtime import Runtime, keep_freed_memory, seed_everything
@@ -64,7 +65,8 @@ class Prepared:
             seed=self.recipe.seed,
             rows={name: len(rows) for name, rows in examples.items()},
             labels=list(self.splits.labels),
-            notes=[*self.splits.notes, *reading, *self._model_notes()],
+            notes=[*self.splits.notes, *reading, *self._model_notes(), *runtime.notes()],
+            accumulation=self.recipe.accumulation,
             loaded={
                 "tensors": self.loaded.tensors,
                 "parameters": self.loaded.parameters,
@@ -81,31 +83,60 @@ class Prepared:
         note = f"phase {', '.join(frozen)}: the neck below the head is random and frozen; 'unfreeze: neck' trains it"
         return [note] if random and frozen else []
 
-    def phase_started(self, number: int, rows: int) -> PhaseStarted:
-        """What phase ``number`` trains, over so many training rows."""
-        phase = self.recipe.phases[number]
-        sizes = {name: parameter.numel() for name, parameter in self.loaded.model.named_parameters()}
-        unfrozen, lr, table = self.groups.unfrozen(phase.unfreeze), phase.lr or 0.0, []
-        for group, names in self.groups.parameters.items():
-            size = sum(sizes[name] for name in names)
-            trains = group in unfrozen
-            scaled = lr * self.groups.lr_scale(group, phase.layer_decay) if trains else None
-            table.append(GroupRow(group, size, size if trains else 0, scaled))
-        steps = math.ceil(rows / self.recipe.batch_size)
-        return PhaseStarted(number, str(phase.unfreeze), phase.epochs, steps, lr, table)
+    def open_phase(self, number: int, model: Any) -> tuple[LayerGroups, PhaseStarted]:
+        """Have ``model`` train what phase ``number`` declares and nothing else; its groups then, and what that is.
+
+        Adapters are put in (``adapters.merge`` takes them out). A parameter that no gradient reaches stays frozen: what
+        requires gradient, what the optimizer has and what moves are the same.
+        """
+        phase, groups = self.recipe.phases[number], self.groups
+        seed_everything((self.recipe.seed, number))
+        if phase.train == "lora":
+            adapters.inject(model, adapters.targets(model, groups, phase.unfreeze, phase.lora), phase.lora)
+            groups = adapters.regroup(model, groups)
+        freeze(model, groups, phase.unfreeze, phase.train)
+        idle = self._without_gradient(model)
+        for name in idle:
+            model.get_parameter(name).requires_grad_(False)
+
+        own, lr, table = dict(model.named_parameters()), phase.lr or 0.0, []
+        for group, names in groups.parameters.items():
+            sizes = [own[name].numel() for name in names]
+            trainable = sum(size for size, name in zip(sizes, names, strict=True) if own[name].requires_grad)
+            scaled = lr * groups.lr_scale(group, phase.layer_decay) if trainable else None
+            table.append(GroupRow(group, sum(sizes), trainable, scaled))
+        steps = math.ceil(len(self.splits.train) / self.recipe.batch_size)
+        started = PhaseStarted(number, str(phase.unfreeze), phase.epochs, steps, lr, table, phase.train, idle)
+        return groups, started
+
+    def _without_gradient(self, model: Any) -> list[str]:
+        """Names of the trainable parameters that take no part in the loss (DINOv2's mask token, say), by trying."""
+        batch = self.examples("train").__getitems__([0]).to(next(model.parameters()).device)
+        trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        loss = self.loss(model.eval()(**batch.inputs), batch).sum()
+        gradients = torch.autograd.grad(loss, [*trainable.values()], allow_unused=True)
+        return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
 
 
-def prepare(recipe: Recipe[Any]) -> Prepared:
+def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     """Read and check the data, load the model with its head, partition its layers, resolve the phases.
 
     Raises:
         HftlError: anything about data, model or phases that a person can mend.
     """
     task = recipe.task
+    if recipe.batch_size < runtime.world_size:
+        raise HftlError(
+            f"--batch-size {recipe.batch_size}: the rows of a step over {runtime.world_size} processes have to be at "
+            "least one for each"
+        )
     model = str(Path(recipe.model).expanduser()) if recipe.model.startswith("~") else recipe.model
     recipe = dataclasses.replace(recipe, model=model, keep_head=recipe.keep_head or not recipe.phases)
     processor = task.load_processor(recipe.model, recipe.trust_remote_code)
-    splits = task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code)
+    # To read the data may mean to decode every image: one process of a machine does it for all.
+    splits = runtime.once(
+        lambda: task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code), per_machine=True
+    )
     seed_everything((recipe.seed,))
     loaded = task.load_model(
         recipe.model, splits.labels, processor, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
@@ -114,14 +145,27 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     check_backbone(loaded, groups, recipe.model)
     start = "neck" if set(groups.parameters["neck"]) & set(loaded.new) else start_of(loaded.model.config.model_type)
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
-    for phase in phases:
-        groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
+    for phase in phases:  # what a later phase cannot do is better said now than after the first ones
+        if phase.train == "lora":
+            adapters.targets(loaded.model, groups, phase.unfreeze, phase.lora)
+        freeze(loaded.model, groups, phase.unfreeze, phase.train)
+    if recipe.gradient_checkpointing:
+        _checkpoint_gradients(loaded.model)
     loss = task.objective(splits.train)
     ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups, loss)
+    with runtime.first_on_machine():
+        for split in splits.named():
+            ready.examples(split)
     _try_out(ready)
     if ready.examples("train").lengths is None:
         keep_freed_memory()
     return ready
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise HftlError(f"--gradient-checkpointing: {type(model).__name__} does not support it; leave it out")
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # the other way wants inputs that require gradient
 
 
 def _try_out(ready: Prepared) -> None:

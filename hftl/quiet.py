@@ -31,6 +31,11 @@ def on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def first_process() -> bool:
+    """Whether this is the process that speaks, of those that a launcher has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
     """No progress bars where stderr is no terminal; no log lines (what goes wrong is raised, and said once)."""

@@ -32,6 +32,7 @@ class RunStarted:
     """What came from the checkpoint: {"tensors": int, "parameters": int, "new": [...], "dropped": [...]}"""
     majority: dict[str, float]
     """Validation scores of always answering with the commonest training label."""
+    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class PhaseStarted:
     steps_per_epoch: int
     lr: float
     groups: list[GroupRow]
+    train: str = "weights"
+    """What trains of the unfrozen blocks: weights, lora, bias, norm."""
+    idle: list[str] = dataclasses.field(default_factory=list)
+    """Parameters of unfrozen groups that no gradient reaches; they stay frozen."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,9 @@ class PhaseEnded:
     frozen_tensors: int
     """Parameters and buffers that were frozen: found bit-equal to what they were when the phase began."""
     seconds: float
+    digest: str = ""
+    """Of all parameters and buffers as the phase leaves them, found equal on all processes: runs that have it in
+    common are the same run."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class RunEnded:
     """Of the saved model, by split."""
     folder: str
     seconds: float
+    saved: str = "model"
+    """Where in the folder the result is: model, a whole model, or adapter, a peft folder over the checkpoint."""
 
 
 Record = RunStarted | PhaseStarted | StepTaken | EvaluationProgress | Evaluated | PhaseEnded | RunEnded

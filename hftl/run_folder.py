@@ -60,6 +60,16 @@ class RunFolder:
         """An ordinary ``save_pretrained`` folder."""
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        """An ordinary peft folder: what a run that ended in adapters leaves instead of ``model/``."""
+        return self.path / "adapter"
+
+    @property
+    def result(self) -> Path | None:
+        """What the run has left of these two; None before it has ended."""
+        return next((folder for folder in (self.model, self.adapter) if folder.is_dir()), None)
+
     def log(self, record: Record) -> None:
         """Append the record to the history; progress that repeats many times a second is left out."""
         if isinstance(record, EvaluationProgress) or (isinstance(record, StepTaken) and record.loss is None):

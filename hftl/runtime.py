@@ -5,54 +5,94 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import random
+import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, gather_object, reduce
 
 from hftl.errors import HftlError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others: one may decode a million images to check them while the rest wait."""
 
 
 class Runtime:
     """Where and how a run computes.
 
     Raises:
-        HftlError: a precision that this machine does not have.
+        HftlError: a precision that this machine does not have, or a way of distribution that is not supported.
     """
 
-    def __init__(self, precision: str = "auto") -> None:
+    def __init__(self, precision: str = "auto", compiled: bool = False) -> None:
+        self._compiled = compiled
         self.precision = precision if precision != "auto" else best_precision()
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise HftlError("precision: fp16 needs a GPU; use bf16 or fp32")
         self._mixed = "no" if self.precision == "fp32" else self.precision
         AcceleratorState._reset_state()  # all of a process share it, and it refuses a second precision
-        self._accelerator = Accelerator(mixed_precision=self._mixed)
+        self._accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else a launcher's processes on a CPU do not find each other
+            mixed_precision=self._mixed,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+        if self._accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise HftlError(
+                f"{self._accelerator.distributed_type.value}: parameters in pieces are not supported yet; launch plain "
+                "data parallel processes"
+            )
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
-        if self.world_size > 1:
-            raise HftlError(
-                f"{self.world_size} processes: more than one is not supported yet; start the run without a launcher"
-            )
+        self.first: bool = self.rank == 0
+        """Whether this process is the one that writes and speaks."""
 
-    def prepare(self, model: Any, *optimizers: torch.optim.Optimizer) -> Any:
-        """Model (and optimizer) on the device, in the precision and over the processes of this run.
+    def notes(self) -> list[str]:
+        """What a person should know of how the run was started, a line each."""
+        asked = _processes_asked()
+        if asked is None or asked <= self.world_size:
+            return []
+        return [
+            f"{asked} processes were asked for and {self.world_size} started; on CPUs start them with "
+            f"torchrun --nproc_per_node {asked}"
+        ]
+
+    def prepare(self, model: Any, optimizer: torch.optim.Optimizer) -> Any:
+        """Model and optimizer on the device, in the precision and over the processes of this run.
 
         What an earlier phase prepared is released: a phase is a fresh start.
         """
+        self._fresh()
+        if self._compiled:
+            torch._dynamo.reset()  # the next phase's graphs are others, and there is a limit to their number
+            model.compile()
+        return self._accelerator.prepare(model, optimizer)
+
+    def prepare_evaluation(self, model: Any) -> Any:
+        """The model on the device and in the precision of this run, each process's its own."""
+        self._fresh()
+        return self._accelerator.prepare_model(model, evaluation_mode=True)
+
+    def _fresh(self) -> None:
         self._accelerator.state._mixed_precision = self._mixed  # a Runtime made since may have another
         self._accelerator.free_memory()
-        return self._accelerator.prepare(model, *optimizers)
 
     def unwrap(self, model: Any) -> Any:
         """The plain model again, without the wrapped ``forward`` of mixed precision."""
         plain = self._accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         vars(plain).pop("_is_accelerate_prepared", None)  # a marked model is not prepared again: no autocast, no DDP
         vars(plain).pop("forward", None)  # the class's own again, with all of its decorators
+        plain._compiled_call_impl = None
         return plain
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -68,6 +108,69 @@ class Runtime:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         clipped = self._accelerator.clip_grad_norm_(parameters, float("inf") if norm is None else norm)
         return torch.as_tensor(clipped)
+
+    # -- between processes: each of these is called by all of them, or by none ----------------------------------------
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank: plain data or arrays."""
+        gathered: list[T] = gather_object([value])
+        return gathered
+
+    def once(self, function: Callable[[], T], per_machine: bool = False) -> T:
+        """What ``function`` gives on the first process (of each machine), on all of them.
+
+        Raises:
+            HftlError: whatever it raised there, on all of them.
+        """
+        if self.world_size == 1:
+            return function()
+        speaker = self.rank - self._accelerator.local_process_index if per_machine else 0
+        result: tuple[T | None, HftlError | None] = None, None
+        if self.rank == speaker:
+            try:
+                result = function(), None
+            except HftlError as error:
+                result = None, error
+        value, problem = self.gather(result)[speaker]
+        if problem is not None:
+            raise problem
+        return value  # type: ignore[return-value]  # T itself may be None
+
+    def first_on_machine(self) -> contextlib.AbstractContextManager[Any]:
+        """The first process of each machine goes first, and the others find what it has put on disk."""
+        turn: contextlib.AbstractContextManager[Any] = self._accelerator.local_main_process_first()
+        return turn
+
+    def total(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, on all of them."""
+        summed: torch.Tensor = reduce(value, "sum")
+        return summed
+
+    def equalise(self, model: torch.nn.Module) -> None:
+        """Give every process the first one's parameters and buffers, bit for bit."""
+        if self.world_size > 1:
+            broadcast(model.state_dict())
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Put the mean over all processes into each tensor."""
+        for tensor in tensors:
+            tensor.copy_(self.total(tensor) / self.world_size)
+
+
+def _processes_asked() -> int | None:
+    """How many processes ``accelerate launch`` was told to start, where this one is its child.
+
+    It starts a single one for ``--cpu --num_processes 2``, leaves no trace of the number, and says nothing.
+    """
+    try:
+        parent = psutil.Process().parent()
+        command = parent.cmdline() if parent else []
+    except psutil.Error:  # gone, or another user's
+        return None
+    if not any("accelerate" in Path(word).name for word in command[:3]):
+        return None
+    told = re.search(r"--num[_-]processes[= ](\d+)", " ".join(command))
+    return int(told[1]) if told else None
 
 
 def best_precision() -> str:

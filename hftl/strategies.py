@@ -55,12 +55,21 @@ def gradual(
     return (Phase("auto", head_epochs, head_lr), *(Phase(depth, epochs, lr, layer_decay) for depth in deeper))
 
 
+def lora(head_epochs: int = 3, epochs: int = 3, head_lr: float | None = None, lr: float | None = None) -> Phases:
+    """Linear probing, then low-rank adapters beside the frozen weights of all blocks.
+
+    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; the head first, as in ``lp_ft``.
+    """
+    return (Phase("auto", head_epochs, head_lr), Phase("all", epochs, lr, train="lora"))
+
+
 NAMED: dict[str, Callable[[], Phases]] = {
     "pretrained": pretrained,
     "linear-probe": linear_probe,
     "full": full,
     "lp-ft": lp_ft,
     "gradual": gradual,
+    "lora": lora,
 }
 
 

@@ -12,21 +12,23 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from hftl import run_folder
+from hftl import adapters, run_folder
 from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
-from hftl.layers import freeze, frozen_digests, set_modes
-from hftl.optim import build_optimizer, set_lr
+from hftl.layers import digest, frozen_digests, running_statistics, set_modes
+from hftl.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.phase import Phase
 from hftl.predictor import drain, outputs_of
 from hftl.prepare import prepare
+from hftl.quiet import first_process
 from hftl.recipe import Recipe, to_yaml
 from hftl.records import (
     Evaluated,
     EvaluationProgress,
     PhaseEnded,
+    PhaseStarted,
     Record,
     RunEnded,
     RunStarted,
@@ -36,8 +38,8 @@ from hftl.report import card, curves
 from hftl.runtime import Runtime, seed_everything
 from hftl.schedule import factor
 
-PHASE_BEST, BEST = "phase-best.safetensors", "best.safetensors"
-"""In ``checkpoints/``: the weights of the best epoch of the phase, and of the run."""
+PHASE_BEST, BEST, ADAPTER = "phase-best.safetensors", "best.safetensors", "adapter"
+"""In ``checkpoints/``: the weights of the best epoch of the phase, and of the run; its adapters where it has any."""
 
 T = TypeVar("T")
 Reader = Callable[[Record], None]
@@ -60,7 +62,7 @@ class Trainer(Generic[T]):
         Raises:
             HftlError: anything that a person can mend; what was finished before it stays in the run folder.
         """
-        if not readers:
+        if not readers and first_process():
             from hftl.display import Display
 
             with Display() as display:
@@ -77,19 +79,20 @@ class Trainer(Generic[T]):
 
         Nothing is written before data, model and phases are known to fit together.
         """
-        path = run_folder.choose(self.recipe)
-        self.runtime = Runtime(self.recipe.precision)
-        self.ready = prepare(self.recipe)
+        self.runtime = Runtime(self.recipe.precision, self.recipe.compile)
+        path = self.runtime.once(lambda: run_folder.choose(self.recipe))
+        self.ready = prepare(self.recipe, self.runtime)
         self.recipe = replace(self.ready.recipe, output_dir=str(path))
         started = self.ready.run_started(path, self.runtime)
         self._worth({**started.majority, "loss": 0.0})  # a --best-by that names no score is better said now than later
-        self.folder = run_folder.create(path)
+        self.folder = self.runtime.once(lambda: run_folder.create(path))
         try:
             for record in self._run(started):
-                self.folder.log(record)
-                if isinstance(record, RunEnded):  # both are made of the whole history
-                    curves.draw(self.folder.path)
-                    card.write(self.folder.path)
+                if self.runtime.first:
+                    self.folder.log(record)
+                    if isinstance(record, RunEnded):  # both are made of the whole history
+                        curves.draw(self.folder.path)
+                        card.write(self.folder.path)
                 yield record
         except torch.OutOfMemoryError as error:
             raise HftlError(
@@ -103,10 +106,10 @@ class Trainer(Generic[T]):
         Raises:
             HftlError: nothing has been run yet, or the data have no such split.
         """
-        if not hasattr(self, "folder") or not self.folder.model.is_dir():
+        if not hasattr(self, "folder") or self.folder.result is None:
             raise HftlError("evaluate: no run has ended yet; call fit() first, or use Predictor(run folder)")
         assert self.best is not None
-        scores, _ = drain(self._score(split, settings=self.best.settings))
+        scores, _ = drain(self._score(split, self.best.settings))
         return dict(scores)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -116,7 +119,7 @@ class Trainer(Generic[T]):
         self.model = self.ready.loaded.model
         self.best: Evaluated | None = None
         self.ended: list[dict[str, Any]] = []
-        self._write_declarations()
+        self.runtime.once(self._write_declarations)
         yield started
         if not self.recipe.phases:
             yield from self._score_pretrained()
@@ -128,8 +131,7 @@ class Trainer(Generic[T]):
         """One phase: a fresh start, its epochs, its best epoch restored."""
         begun, recipe, runtime = time.monotonic(), self.recipe, self.runtime
         train = self.ready.examples("train", augment=not phase.head_only)
-        started = self.ready.phase_started(number, len(train))
-        model, optimizer, frozen = self._fresh_start(phase)
+        started, model, optimizer, frozen = self._fresh_start(number, phase)
         best: Evaluated | None = None
         yield started
 
@@ -140,7 +142,7 @@ class Trainer(Generic[T]):
             steps = epoch_steps(
                 train, recipe.batch_size, seed, recipe.accumulation, recipe.workers, runtime.rank, runtime.world_size
             )
-            meter = Meter(recipe.log_every, started.steps_per_epoch)
+            meter = Meter(recipe.log_every, started.steps_per_epoch, runtime.total)
             for step, (rows, batches) in enumerate(steps, start=epoch * started.steps_per_epoch):
                 lr = started.lr * factor(phase, step, phase.epochs * started.steps_per_epoch)
                 set_lr(optimizer, lr)
@@ -153,14 +155,17 @@ class Trainer(Generic[T]):
                 meter.add_norm(runtime.clip(optimizer, recipe.clip_norm))
                 optimizer.step()
                 optimizer.zero_grad()
+                if recipe.ema is not None:
+                    update_average(optimizer, recipe.ema, step)
                 yield StepTaken(number, epoch, step, rows, lr, *meter.read(step))
 
-            evaluated = yield from self._validate(number, epoch, model, best)
-            if evaluated.best:
-                best, since_best = evaluated, 0
-                save_weights(self.folder.checkpoints / PHASE_BEST, self.model)
-            else:
-                since_best += 1
+            with averaged(optimizer):
+                evaluated = yield from self._validate(number, epoch, best)
+                if evaluated.best:
+                    best, since_best = evaluated, 0
+                    self._keep(PHASE_BEST)
+                else:
+                    since_best += 1
             yield evaluated
             self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
             if since_best == phase.patience:
@@ -171,33 +176,35 @@ class Trainer(Generic[T]):
 
     # -- what the loop is made of --------------------------------------------------------------------------------
 
-    def _fresh_start(self, phase: Phase) -> tuple[Any, torch.optim.Optimizer, dict[str, bytes]]:
+    def _fresh_start(
+        self, number: int, phase: Phase
+    ) -> tuple[PhaseStarted, Any, torch.optim.Optimizer, dict[str, bytes]]:
         """Unwrap, set what is trainable, new optimizer, prepare again; and what is frozen, by digest."""
-        groups = self.ready.groups
         self.model = self.runtime.unwrap(self.model)
-        freeze(self.model, groups, phase.unfreeze)
+        self.groups, started = self.ready.open_phase(number, self.model)
         self._set_modes(phase)
         frozen = frozen_digests(self.model)
-        model, optimizer = self.runtime.prepare(self.model, build_optimizer(self.model, groups, phase))
-        return model, optimizer, frozen
+        model, optimizer = self.runtime.prepare(self.model, build_optimizer(self.model, self.groups, phase))
+        return started, model, optimizer, frozen
 
     def _set_modes(self, phase: Phase) -> None:
-        set_modes(self.model, self.ready.groups, phase.unfreeze, update_batch_norm=phase.batch_norm == "update")
+        set_modes(self.model, self.groups, phase.unfreeze, update_batch_norm=phase.batch_norm == "update")
 
     def _validate(
-        self, phase: int | None, epoch: int | None, model: Any, best: Evaluated | None
+        self, phase: int | None, epoch: int | None, best: Evaluated | None
     ) -> Generator[Record, None, Evaluated]:
         begun = time.monotonic()
-        scores, settings = yield from self._score("validation", model)
+        self.runtime.average(running_statistics(self.model))  # each process has seen its own rows
+        scores, settings = yield from self._score("validation")
         better = best is None or self._worth(scores) > self._worth(best.scores)
         return Evaluated(phase, epoch, "validation", scores, better, time.monotonic() - begun, settings)
 
     def _score(
-        self, split: str, model: Any = None, settings: dict[str, Any] | None = None
+        self, split: str, settings: dict[str, Any] | None = None
     ) -> Generator[EvaluationProgress, None, tuple[dict[str, float], dict[str, Any]]]:
         """Scores of a split, with the task's settings: those given, or tuned on this split itself."""
         examples, rows, recipe = self.ready.examples(split), self.ready.splits.of(split), self.recipe
-        outputs = yield from outputs_of(model or self.model, examples, recipe, self.runtime.device, split)
+        outputs = yield from outputs_of(self.model, examples, recipe, self.runtime, split)
         settings = recipe.task.tune(outputs, rows) if settings is None else settings
         return recipe.task.score(outputs, rows, settings), settings
 
@@ -209,7 +216,18 @@ class Trainer(Generic[T]):
         worth = -scores[chosen] if chosen == "loss" else scores[chosen]
         return -math.inf if math.isnan(worth) else worth  # else nothing that follows would be better
 
+    def _keep(self, name: str) -> None:
+        if self.runtime.first:
+            save_weights(self.folder.checkpoints / name, self.model)
+
+    def _restore(self, name: str) -> None:
+        if self.runtime.first:
+            load_weights(self.folder.checkpoints / name, self.model)
+        self.runtime.equalise(self.model)
+
     def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, phase_best: Evaluated | None) -> None:
+        if not self.runtime.first:
+            return
         state = {
             "best": self.best and asdict(self.best),
             "phase_best": phase_best and asdict(phase_best),
@@ -220,50 +238,77 @@ class Trainer(Generic[T]):
     def _phase_ended(
         self, phase: Phase, frozen: dict[str, bytes], best: Evaluated | None, stopped_early: bool, seconds: float
     ) -> PhaseEnded:
-        """Restore the best epoch, see that what was frozen is bit-equal, and keep the best of the run."""
+        """Restore the best epoch, see that what was frozen is bit-equal, keep the best of the run, merge adapters."""
         assert best is not None
         assert best.phase is not None
         assert best.epoch is not None
-        chosen = self.folder.checkpoints / PHASE_BEST
-        load_weights(chosen, self.model)
+        number = best.phase
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if len(set(self.runtime.gather(digest(trained)))) > 1:
+            raise RuntimeError("the processes' parameters have drifted apart; this is a bug of hftl")
+        self._restore(PHASE_BEST)
         self._set_modes(phase)
-        moved = [name for name, digest in frozen_digests(self.model).items() if frozen.get(name) != digest]
+        moved = [name for name, after in frozen_digests(self.model).items() if frozen.get(name) != after]
         if moved:
             raise RuntimeError(f"{len(moved)} tensors moved that were frozen, {moved[0]} first; this is a bug of hftl")
-        if self.best is None or self._worth(best.scores) > self._worth(self.best.scores):
+        better = self.best is None or self._worth(best.scores) > self._worth(self.best.scores)
+        if better:
+            self.runtime.once(lambda: self._keep_adapters(number, phase))
+        adapters.merge(self.model)
+        if better:
             self.best = best
-            chosen.replace(self.folder.checkpoints / BEST)
-        ended = PhaseEnded(best.phase, best.epoch, best.scores, stopped_early, len(frozen), seconds)
-        trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        self.ended.append({**asdict(ended), "unfreeze": str(phase.unfreeze), "trainable": trainable})
+            self._keep(BEST)
+        result = digest(self.model.state_dict())
+        ended = PhaseEnded(number, best.epoch, best.scores, stopped_early, len(frozen), seconds, result)
+        trainable = sum(parameter.numel() for parameter in trained.values())
+        declared = {"unfreeze": str(phase.unfreeze), "train": phase.train, "trainable": trainable}
+        self.ended.append({**asdict(ended), **declared})
         return ended
 
+    def _keep_adapters(self, number: int, phase: Phase) -> None:
+        """Those of the best phase, where all else but neck and head is still bit-equal to the checkpoint."""
+        kept = self.folder.checkpoints / ADAPTER
+        shutil.rmtree(kept, ignore_errors=True)
+        if phase.train == "lora" and all(earlier.head_only for earlier in self.recipe.phases[:number]):
+            adapters.save(kept, self.model, self.groups, phase.lora, self.recipe.model)
+
     def _score_pretrained(self) -> Iterator[Record]:
-        self.model = self.runtime.prepare(self.model)
-        evaluated = yield from self._validate(None, None, self.model, None)
-        yield evaluated
-        self.best = evaluated
+        self.model = self.runtime.prepare_evaluation(self.model)
+        self.best = yield from self._validate(None, None, None)
+        yield self.best
 
     def _finish(self, begun: float) -> Iterator[Record]:
         """Restore the best of the run, score it on the test split, write what lasts."""
         assert self.best is not None
         if self.best.phase is not None:
-            load_weights(self.folder.checkpoints / BEST, self.model)
+            self._restore(BEST)
         scores = {"validation": self.best.scores}
         if "test" in self.ready.splits.named():
             started = time.monotonic()
-            scores["test"], _ = yield from self._score("test", settings=self.best.settings)
+            scores["test"], _ = yield from self._score("test", self.best.settings)
             yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
         self.model = self.runtime.unwrap(self.model)
+        saved = self.runtime.once(lambda: self._write_result(scores))
+        self.model = self.runtime.prepare_evaluation(self.model)  # whoever evaluates it now gets the scores of the run
+        seconds = time.monotonic() - begun
+        yield RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), seconds, saved)
+
+    def _write_result(self, scores: dict[str, dict[str, float]]) -> str:
+        """Model or adapters, and the scores; which of the two."""
+        assert self.best is not None
         self.model.config.update(self.best.settings)
-        save_pretrained(self.folder.model, self.model, self.ready.processor)
-        self.model = self.runtime.prepare(self.model)  # whoever evaluates it now gets the scores of the run
+        kept = self.folder.checkpoints / ADAPTER
+        if kept.is_dir() and not self.recipe.merge_lora:
+            self.model.config.save_pretrained(kept)
+            self.ready.processor.save_pretrained(kept)
+            kept.rename(self.folder.adapter)
+        else:
+            save_pretrained(self.folder.model, self.model, self.ready.processor)
         best = {"phase": self.best.phase, "epoch": self.best.epoch}
         metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
         run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
-        ended = RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), time.monotonic() - begun)
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
-        yield ended
+        return "model" if self.folder.model.is_dir() else "adapter"
 
     def _write_declarations(self) -> None:
         environment = run_folder.environment(str(self.runtime.device), self.runtime.precision)
@@ -276,11 +321,12 @@ class Trainer(Generic[T]):
 class Meter:
     """Means of loss and gradient norm over a few steps, summed on the device: no step waits for the host.
 
-    They can be read after every ``every`` steps of an epoch of ``steps``, and after its last.
+    They can be read after every ``every`` steps of an epoch of ``steps``, and after its last. ``total`` sums a loss
+    over all processes: each has its share.
     """
 
-    def __init__(self, every: int, steps: int) -> None:
-        self.every, self.steps = every, steps
+    def __init__(self, every: int, steps: int, total: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.every, self.steps, self.total = every, steps, total
         self.loss: torch.Tensor | float = 0.0
         self.norm: torch.Tensor | float = 0.0
         self.count = 0
@@ -303,7 +349,8 @@ class Meter:
         done = step % self.steps + 1
         if done % self.every and done != self.steps:
             return None, None
-        loss, norm = float(self.loss) / self.count, float(self.norm) / self.count
+        loss = float(self.total(torch.as_tensor(self.loss))) / self.count
+        norm = float(self.norm) / self.count
         self.loss, self.norm, self.count = 0.0, 0.0, 0
         if not math.isfinite(loss):
             raise HftlError(f"the loss is {loss} at step {step}; lower the learning rate, or use --precision fp32")

@@ -69,8 +69,9 @@ def load_tiny(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
         keep_head: bool = False,
         head_dropout: float = 0.1,
     ) -> Any:
+        source = str(folder or tiny_model(family))  # to write it may draw random numbers
         torch.manual_seed(seed)
-        return heads.load(auto_class(family), str(folder or tiny_model(family)), labels, keep_head, head_dropout, False)
+        return heads.load(auto_class(family), source, labels, keep_head, head_dropout, False)
 
     return load
 

@@ -50,7 +50,7 @@ def test_the_best_precision_computes():
     assert best_precision() in ("bf16", "fp16", "fp32")
     runtime = Runtime()
     assert runtime.precision == best_precision()
-    layer = runtime.prepare(torch.nn.Linear(4, 2))
+    layer = runtime.prepare_evaluation(torch.nn.Linear(4, 2))
     loss = layer(torch.ones(3, 4, device=runtime.device)).float().square().sum()
     runtime.backward(loss)
     assert torch.isfinite(runtime.unwrap(layer).weight.grad).all()
@@ -77,7 +77,7 @@ def output_dtype(runtime: Runtime) -> torch.dtype:
     seen = []
     layer = torch.nn.Linear(4, 2)
     layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    model = runtime.prepare(torch.nn.Sequential(layer))
+    model = runtime.prepare_evaluation(torch.nn.Sequential(layer))
     model(torch.ones(1, 4, device=runtime.device))
     return seen[0]
 

@@ -12,6 +12,7 @@ DEPTHS = {
     "full": ["all"],
     "lp-ft": ["auto", "all"],
     "gradual": ["auto", 0.25, 0.5, "all"],
+    "lora": ["auto", "all"],
 }
 
 

@@ -13,20 +13,12 @@ import torch
 from conftest import IMAGE_FAMILIES, TEXT_FAMILIES
 from safetensors.torch import load_file
 
-from hftl import HftlError, Phase, Recipe, Trainer, strategies
+from hftl import HftlError, Phase, Trainer, strategies
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
+from runs import quick, states
 
 TinyModel = Callable[[str], Path]
-
-
-def quick(task: Any, model: Path, folder: Path, **settings: Any) -> Recipe[Any]:
-    given = {"batch_size": 8, "precision": "fp32", "log_every": 1, **settings}
-    return Recipe(task=task, model=str(model), output_dir=str(folder), **given)
-
-
-def states(trainer: Trainer[Any]) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("family", [*IMAGE_FAMILIES, *TEXT_FAMILIES])
