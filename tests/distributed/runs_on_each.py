@@ -1,0 +1,103 @@
+"""What each process of ``test_processes.py`` does, whether it is one of one or of two; it writes down what it saw.
+
+torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS VIT RESNET BERT
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hftl import HftlError, Phase, Predictor, Recipe, Trainer
+from hftl.layers import digest
+from hftl.records import EvaluationProgress, PhaseEnded, RunStarted, StepTaken
+from hftl.runtime import Runtime
+from hftl.tasks import ImageClassification, TextClassification
+
+HEAD = Phase("head", 2, 1e-2)
+
+
+def fit(recipe: Recipe[Any]) -> dict[str, Any]:
+    """Run it; what a reader of its records sees, and a digest of this process's own parameters after each phase."""
+    trainer = Trainer(recipe)
+    seen: dict[str, Any] = {"own": [], "told": [], "scores": [], "losses": [], "norms": [], "rows": [], "done": []}
+    for record in trainer.run():
+        if isinstance(record, RunStarted):
+            seen["processes"] = record.processes
+        if isinstance(record, PhaseEnded):
+            seen["own"].append(digest(trainer.model.state_dict()))
+            seen["told"].append(record.digest)
+            seen["scores"].append(record.scores)
+        if isinstance(record, StepTaken):
+            seen["rows"].append(record.rows)
+            seen["losses"].append(record.loss)
+            seen["norms"].append(record.grad_norm)
+        if isinstance(record, EvaluationProgress):
+            seen["done"].append(record.done)
+    seen["again"] = trainer.evaluate("validation")
+    return seen
+
+
+def main() -> None:
+    out, photos, reviews, vit, resnet, bert = map(Path, sys.argv[1:])
+    rank = int(os.environ.get("RANK", "0"))
+    common: dict[str, Any] = {"precision": "fp32", "head_dropout": 0.0, "log_every": 1, "eval_batch_size": 2}
+    images = ImageClassification(str(photos), max_rows=23)  # steps of 11, 11 and 1 rows
+    seen: dict[str, Any] = {
+        "phases": fit(
+            Recipe(
+                task=images,
+                model=str(vit),
+                phases=(HEAD, Phase(0.5, 1, 1e-3), Phase("all", 1, 1e-2, train="lora"), Phase("all", 1, 1e-3)),
+                batch_size=11,
+                accumulation=2,
+                ema=0.9,
+                output_dir=str(out / "phases"),
+                **common,
+            )
+        ),
+        "statistics": fit(
+            Recipe(
+                task=images,
+                model=str(resnet),
+                phases=(Phase("all", 2, 1e-3, batch_norm="update"),),
+                batch_size=8,
+                output_dir=str(out / "statistics"),
+                **common,
+            )
+        ),
+        "texts": fit(
+            Recipe(
+                task=TextClassification(str(reviews)),
+                model=str(bert),
+                phases=(HEAD, Phase("all", 1, 1e-3)),
+                batch_size=8,
+                output_dir=str(out / "texts"),
+                **{**common, "head_dropout": 0.1},
+            )
+        ),
+    }
+    seen["evaluated"] = Predictor(out / "texts").evaluate("validation")
+    seen["answers"] = [answer["score"] for answer in Predictor(out / "texts")(["good film", "awful plot", "the scene"])]
+
+    runtime = Runtime("fp32")
+
+    def fails() -> None:
+        raise HftlError(f"said by process {rank}")
+
+    try:
+        runtime.once(fails)
+    except HftlError as error:
+        seen["error"] = str(error)
+    seen["gathered"] = runtime.gather({"rank": rank})
+    tensor = torch.full((2,), float(rank))
+    runtime.average([tensor])
+    seen["mean"] = tensor.tolist()
+    (out / f"seen-{rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Two processes beside one: the same run up to the order of sums, one folder, equal parameters everywhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import hftl
+
+SCRIPT = Path(__file__).with_name("runs_on_each.py")
+ROOT = Path(hftl.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory, photos, reviews, tiny_model):
+    """What each process saw, of one (key 1) and of two (key 2), and the folder."""
+    data = [str(path) for path in (photos, reviews, *map(tiny_model, ("vit", "resnet", "bert")))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path_factory.mktemp(f"processes-{processes}")
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        launcher = launcher if processes == 2 else []
+        command = [sys.executable, *launcher, str(SCRIPT), str(out), *data]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(processes)]
+        found[processes] = (ranks, out)
+    return found
+
+
+RUNS = ("phases", "statistics", "texts")
+
+
+def test_two_processes_were_started(seen):
+    assert [run["phases"]["processes"] for run in seen[1][0]] == [1]
+    assert [run["phases"]["processes"] for run in seen[2][0]] == [2, 2]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_all_processes_hold_equal_parameters_after_every_phase(run, seen):
+    (first, second), _ = seen[2]
+    assert len(first[run]["own"]) == {"phases": 4, "statistics": 1, "texts": 2}[run]
+    assert first[run]["own"] == second[run]["own"] == first[run]["told"] == second[run]["told"]
+    assert len(set(first[run]["own"])) == len(first[run]["own"])  # every phase has changed something
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_all_processes_tell_the_same(run, seen):
+    (first, second), _ = seen[2]
+    for what in ("scores", "losses", "norms", "rows", "again"):
+        assert first[run][what] == second[run][what], what
+
+
+def test_two_processes_train_as_one_does_up_to_the_order_of_sums(seen):
+    """With accumulation, uneven pieces, and a step of a single row, which leaves one process without any."""
+    (one,), _ = seen[1]
+    (two, _), _ = seen[2]
+    assert one["phases"]["rows"] == two["phases"]["rows"] == [11, 11, 1] * 5
+    torch.testing.assert_close(one["phases"]["losses"], two["phases"]["losses"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(one["phases"]["norms"], two["phases"]["norms"], rtol=1e-2, atol=1e-4)
+    for alone, together in zip(one["phases"]["scores"], two["phases"]["scores"], strict=True):
+        assert together["accuracy"] == alone["accuracy"]
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+    assert one["phases"]["own"] != two["phases"]["own"]  # else the two were not two
+
+
+def test_every_row_is_evaluated_once_and_scores_are_those_of_a_single_process(seen):
+    """9 rows to validate, in batches of 2, over 2 processes."""
+    from hftl import Predictor
+
+    (two, _), out = seen[2]
+    assert max(two["phases"]["done"]) == 9
+    alone = Predictor(out / "texts")
+    assert two["evaluated"] == pytest.approx(alone.evaluate("validation"), abs=1e-6)
+    answers = alone(["good film", "awful plot", "the scene"])
+    assert two["answers"] == pytest.approx([answer["score"] for answer in answers], abs=1e-6)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_one_process_writes(run, seen):
+    _, out = seen[2]
+    lines = [json.loads(line)["record"] for line in (out / run / "history.jsonl").read_text().splitlines()]
+    assert lines.count("RunStarted") == lines.count("RunEnded") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["phases", "seen-0.json", "seen-1.json", *RUNS[1:]]
+    assert not [path for path in (out / run).rglob("*") if path.name.endswith(".part")]
+    assert not (out / run / "checkpoints").exists()
+
+
+def test_an_error_of_one_process_is_everybody_s(seen):
+    assert [run["error"] for run in seen[2][0]] == ["said by process 0"] * 2
+
+
+def test_values_are_gathered_by_rank_and_averaged(seen):
+    assert [run["gathered"] for run in seen[2][0]] == [[{"rank": 0}, {"rank": 1}]] * 2
+    assert [run["mean"] for run in seen[2][0]] == [[0.5, 0.5]] * 2
