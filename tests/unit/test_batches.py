@@ -4,14 +4,28 @@ import numpy as np
 import pytest
 import torch
 
-from hftl.data.batches import BUCKET_STEPS, Batch, epoch_order, evaluation_order, load, micro_batches
+from hftl.data.batches import (
+    BUCKET_STEPS,
+    Batch,
+    epoch_order,
+    epoch_steps,
+    evaluation_order,
+    load,
+    micro_batches,
+)
 
 
 class Rows:
     """Examples whose values are their own indices."""
 
+    lengths = None
+    frequencies = None
+
     def __init__(self, rows: int) -> None:
         self.rows = rows
+
+    def at(self, seed: Sequence[int]) -> "Rows":
+        return self
 
     def __len__(self) -> int:
         return self.rows
@@ -48,6 +62,31 @@ def test_rows_are_sorted_within_stretches_only():
     steps = epoch_order(rows, np.arange(rows), 4, (0,))
     assert any(np.ptp(step) > 4 for step in steps)  # two stretches, each with half of all lengths
     assert sorted(np.concatenate(steps).tolist()) == list(range(rows))
+
+
+def test_rows_are_drawn_as_often_as_asked_in_an_epoch_of_the_same_length():
+    frequencies = np.array([0.0, 1.0, 1.0, 6.0] * 500)
+    order = np.concatenate(epoch_order(2000, None, 8, (0,), frequencies))
+    assert len(order) == 2000
+    shares = np.bincount(order % 4, minlength=4) / 2000
+    np.testing.assert_allclose(shares, [0, 1 / 8, 1 / 8, 6 / 8], atol=0.04)
+    assert order.tolist() == np.concatenate(epoch_order(2000, None, 8, (0,), 3 * frequencies)).tolist()
+    assert order.tolist() != np.concatenate(epoch_order(2000, None, 8, (1,), frequencies)).tolist()
+
+
+@pytest.mark.parametrize(("accumulation", "world_size"), [(1, 1), (3, 1), (1, 3), (2, 2)])
+def test_every_process_has_a_batch_in_every_step_and_each_row_counts_once(accumulation, world_size):
+    """Ten rows in steps of nine: the last step has a single row."""
+    of_ranks = [[*epoch_steps(Rows(10), 9, (0,), accumulation, 0, rank, world_size)] for rank in range(world_size)]
+    counted = []
+    for steps in zip(*of_ranks, strict=True):
+        assert all(batches for _, batches in steps)
+        counting = [batch.rows.tolist() for _, batches in steps for batch in batches if batch.weight]
+        assert {rows for rows, _ in steps} == {sum(map(len, counting))}
+        idle = [batch for _, batches in steps for batch in batches if not batch.weight]
+        assert all(len(batch) == 1 for batch in idle)
+        counted += [row for rows in counting for row in rows]
+    assert sorted(counted) == list(range(10))
 
 
 def test_evaluation_takes_each_row_once_longest_first():

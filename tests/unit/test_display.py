@@ -72,7 +72,7 @@ def stream() -> Iterator[Record]:
             yield from (EvaluationProgress("validation", done, 297) for done in (0, 128, 256, 297))
             scores = {"loss": 0.412, "accuracy": 0.8 + 0.01 * epoch, "macro_f1": 0.7}
             yield Evaluated(phase, epoch, "validation", scores, epoch == 0, 3.2)
-        yield PhaseEnded(phase, 0, {"accuracy": 0.8 + phase / 10}, phase == 1, 196 - phase, 12.3)
+        yield PhaseEnded(phase, 0, {"accuracy": 0.8 + phase / 10}, phase == 1, 196 - phase, 12.3, "abcdef0123")
     yield RunEnded(
         1, 0, {"validation": {"accuracy": 0.9, "loss": 0.3}, "test": {"accuracy": 0.895}}, "runs/pets", 125.0
     )
@@ -102,7 +102,7 @@ def test_everything_a_run_tells_is_shown(terminal):
         "data train 1,280 · validation 297 rows",
         "labels 7: [red], cat [2J, do g, fish, cow, +2 more",
         "device cpu · bf16 · 2 processes",
-        "training batch size 32 · seed 7",
+        "training batch size 32 (2 processes x 16 rows) · seed 7",
         "loaded 312 tensors with 2.2M parameters",
         "new classifier.weight, classifier.bias",
         "dropped old.0, old.1, old.2, old.3, old.4, +3 more",
@@ -118,11 +118,11 @@ def test_everything_a_run_tells_is_shown(terminal):
         "trains 12,345 of 662,345 parameters (1.86 %), 2 epochs x 40 steps",
         "phase 0 · epoch 0 · validation: accuracy 0.800 macro_f1 0.700 loss 0.412 (best) · 3.2 s",
         "phase 0 · epoch 1 · validation: accuracy 0.810 macro_f1 0.700 loss 0.412 · 3.2 s",
-        "phase 0 ended · best epoch 0: accuracy 0.800 · 196 frozen tensors bit-equal · 12 s",
+        "phase 0 ended · best epoch 0: accuracy 0.800 · 196 frozen tensors bit-equal · 2 processes agree on abcdef01 · 12 s",
         "phase 1: top 2 blocks",
         "block 0-3 400,000 frozen",
         "block 4-5 200,000 200,000 5e-5",
-        "phase 1 ended early · best epoch 0: accuracy 0.900 · 195 frozen tensors bit-equal · 12 s",
+        "phase 1 ended early · best epoch 0: accuracy 0.900 · 195 frozen tensors bit-equal · 2 processes agree on abcdef01 · 12 s",
         "result after 2 min 05 s",
         "accuracy macro_f1 loss time",
         "majority · validation 0.250 0.100",
@@ -296,3 +296,39 @@ def test_importing_the_display_is_light():
     code = "import sys, hftl.display; print([m for m in ('rich', 'torch', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def shown(renderable: object, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_the_start_says_how_a_step_is_cut():
+    cases = {(1, 1): "batch size 32 ·", (2, 1): "32 (2 processes x 16 rows)", (1, 4): "32 (4 micro-batches x 8 rows)"}
+    cases[2, 4] = "32 (2 processes x 4 micro-batches x 4 rows)"
+    for (processes, accumulation), text in cases.items():
+        assert text in shown(display.run_started(started(processes=processes, accumulation=accumulation)))
+
+
+def test_a_phase_says_what_trains_of_its_blocks_and_what_no_gradient_reaches():
+    told = shown(display.phase_started(PhaseStarted(1, "2", 1, 5, 1e-3, groups(2, 1e-3), "lora", ["a.mask_token"])))
+    assert "phase 1: top 2 blocks, lora" in told
+    assert "no gradient reaches it: a.mask_token" in told
+    plain = shown(display.phase_started(PhaseStarted(1, "2", 1, 5, 1e-3, groups(2, 1e-3))))
+    assert "lora" not in plain
+    assert "gradient" not in plain
+
+
+def test_several_processes_say_that_they_agree():
+    ended = PhaseEnded(0, 0, {"accuracy": 0.5}, False, 3, 1.0, "0123456789abcdef")
+    assert "agree" not in display.phase_ended(ended).plain
+    assert "2 processes agree on 01234567" in display.phase_ended(ended, 2).plain
+
+
+def test_the_end_says_where_adapters_lie():
+    ended = RunEnded(1, 0, {"validation": {"accuracy": 0.9}}, "runs/pets", 1.0, "adapter")
+    told = shown(display.run_ended(ended, {}, []))
+    assert "adapter/" in told
+    assert "--merge-lora" in told
+    assert "model/ " not in told.replace("whole model/", "")

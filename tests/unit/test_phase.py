@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from hftl.phase import Phase
+from hftl.phase import LoRA, Phase
 
 
 @pytest.mark.parametrize("depth", ["auto", "head", "neck", "all", 1, 4, 400, 0.25, 1e-9, 1.0])
@@ -48,3 +48,29 @@ def test_a_phase_does_not_change():
         Phase().lr = 1.0  # type: ignore[misc]
     assert Phase(lr=1) == Phase(lr=1)
     assert len({Phase(), Phase(), Phase("head")}) == 2
+
+
+@pytest.mark.parametrize("train", ["lora", "bias", "norm"])
+def test_to_train_a_part_of_the_blocks_takes_unfrozen_blocks(train, one_line_error):
+    assert Phase(2, train=train).train == train
+    with one_line_error(f"train: {train}", "unfreeze: head has none", "0.25"):
+        Phase("head", train=train)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rank": 0}, ["lora.rank: 0", "at least 1"]),
+        ({"alpha": 0.0}, ["lora.alpha: 0.0", "above 0"]),
+        ({"dropout": 1.0}, ["lora.dropout: 1.0", "below 1"]),
+        ({"targets": "("}, ["lora.targets: '('", "no regular expression"]),
+    ],
+)
+def test_adapters_have_ranges_too(settings, words, one_line_error):
+    with one_line_error(*words):
+        LoRA(**settings)
+
+
+def test_settings_of_adapters_that_do_not_train_are_a_mistake(one_line_error):
+    with one_line_error("lora:", "train is weights", "add train: lora"):
+        Phase("all", lora=LoRA(rank=4))

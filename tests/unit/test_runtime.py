@@ -1,12 +1,15 @@
 import contextlib
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import DistributedType
 from accelerate.state import AcceleratorState
 
+from hftl.errors import HftlError
 from hftl.runtime import Runtime, best_precision, keep_freed_memory, random_states, seed_everything
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
@@ -124,6 +127,47 @@ def test_one_process():
     runtime = Runtime("fp32")
     assert (runtime.rank, runtime.world_size) == (0, 1)
     assert isinstance(runtime.no_sync(torch.nn.Linear(1, 1), when=False), contextlib.nullcontext)
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        (["python3.11", "/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "run.py"], 2),
+        (["python3.11", "/bin/accelerate", "launch", "--num-processes=3", "run.py"], 3),
+        (["python3.11", "/bin/accelerate", "launch", "run.py"], None),
+        (["bash", "-c", "run.py --num_processes 2"], None),
+        (["python3.11", "/bin/accelerate", "launch", "--cpu", "--num_processes", "1", "run.py"], None),
+    ],
+)
+def test_fewer_processes_than_asked_for_are_noted(command, asked, monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
+    monkeypatch.setattr(
+        "psutil.Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(cmdline=lambda: command))
+    )
+    notes = Runtime("fp32").notes()
+    if asked is None:
+        assert notes == []
+    else:
+        assert f"{asked} processes were asked for and 1 started" in notes[0]
+        assert f"torchrun --nproc_per_node {asked}" in notes[0]
+
+
+def test_parameters_in_pieces_are_refused(monkeypatch, one_line_error):
+    monkeypatch.setattr("hftl.runtime.Accelerator.distributed_type", DistributedType.FSDP)
+    with one_line_error("FSDP", "not supported yet", "data parallel"):
+        Runtime("fp32")
+
+
+def test_once_on_a_single_process_is_the_call_itself(one_line_error):
+    runtime = Runtime("fp32")
+    assert runtime.once(lambda: 7) == 7
+    assert runtime.gather("a") == ["a"]
+
+    def fails():
+        raise HftlError("this")
+
+    with one_line_error("this"):
+        runtime.once(fails)
 
 
 def test_keeping_freed_memory_is_for_linux_alone(monkeypatch):
