@@ -34,7 +34,9 @@ def outputs_of(
     kept: dict[str, list[torch.Tensor]] = {}
     done = 0
     for batch in load(examples, batches, recipe.workers):
-        with torch.inference_mode():  # not around the yield: who reads the records is none of its business
+        # Not inference_mode: BEiT keeps tensors from one forward pass to the next. Not around the yield: who reads the
+        # records is none of its business.
+        with torch.no_grad():
             for name, tensor in recipe.task.reduce(model(**batch.to(device).inputs)).items():
                 kept.setdefault(name, []).append(tensor.cpu())
         done += len(batch)
