@@ -90,6 +90,8 @@ def load(
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    if hasattr(config, "label_names"):  # those of timm's models, which would go over id2label
+        config.label_names = list(labels)
     config.problem_type = None
     model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}

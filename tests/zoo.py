@@ -5,6 +5,7 @@ Every family has the kind of processor that its real checkpoints have; those of 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,6 @@ def write_model(family: str, folder: Path) -> None:
 
     torch.manual_seed(0)
     model, processor = {**IMAGE, **TEXT}[family]()
-    if family in IMAGE:
-        fit_batch_norm(model)
     with quiet_transformers():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -38,20 +37,6 @@ def write_model(family: str, folder: Path) -> None:
 def auto_class(family: str) -> str:
     """The class by which the tasks load a family."""
     return "AutoModelForImageClassification" if family in IMAGE else "AutoModelForSequenceClassification"
-
-
-def fit_batch_norm(model: Any) -> None:
-    """Running statistics that are those of the weights, as in a trained model: else small signals vanish in it."""
-    import torch
-
-    norms = {module: module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
-    for module in norms:
-        module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(pixel_values=torch.randn(16, 3, SIZE, SIZE))
-    for module, momentum in norms.items():
-        module.momentum = momentum
-    model.eval()
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -68,7 +53,34 @@ def _image(kind: str, processor: str, settings: Mapping[str, Any], shape: str = 
         "crop": {"size": {"shortest_edge": SIZE + 4}, "crop_size": {"height": SIZE, "width": SIZE}},
     }
     model = getattr(transformers, f"{kind}ForImageClassification")(config)
-    return model, getattr(transformers, f"{processor}ImageProcessor")(**sizes[shape])
+    return _with_fit_batch_norm(model, SIZE), getattr(transformers, f"{processor}ImageProcessor")(**sizes[shape])
+
+
+def _timm(architecture: str, size: int = SIZE, **settings: Any) -> tuple[Any, Any]:
+    """One of timm's models, whose configuration says of itself how images are to be prepared."""
+    import transformers
+
+    seen = {"input_size": [3, size, size], "crop_pct": 0.9, "interpolation": "bicubic"}
+    colours = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    config = transformers.TimmWrapperConfig(
+        architecture=architecture, num_labels=5, model_args=settings, pretrained_cfg={**seen, **colours}
+    )
+    model = transformers.TimmWrapperForImageClassification(config)
+    return _with_fit_batch_norm(model, size), transformers.TimmWrapperImageProcessor(config.pretrained_cfg)
+
+
+def _with_fit_batch_norm(model: Any, size: int) -> Any:
+    """The model with running statistics that are those of its weights, as after training: else signals vanish."""
+    import torch
+
+    norms = {module: module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    for module in norms:
+        module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(pixel_values=torch.randn(16, 3, size, size))
+    for module, momentum in norms.items():
+        module.momentum = momentum
+    return model.eval()
 
 
 PATCHES = {**TINY, "image_size": SIZE, "patch_size": 8}
@@ -105,6 +117,15 @@ IMAGE: dict[str, Callable[[], tuple[Any, Any]]] = {
         {"image_size": SIZE, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
     ),
 }
+
+TIMM: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "timm-vgg16": lambda: _timm("vgg16", mlp_ratio=0.01),  # else a hundred million parameters in one layer
+    "timm-inception_v3": lambda: _timm("inception_v3", size=75),  # it takes nothing smaller
+    "timm-mobilenetv3_small_100": lambda: _timm("mobilenetv3_small_100"),
+    "timm-efficientnet_b0": lambda: _timm("efficientnet_b0"),
+}
+if importlib.util.find_spec("timm"):
+    IMAGE |= TIMM
 
 # -- texts -----------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,10 @@ BLOCKS = dict.fromkeys([*IMAGE, *TEXT], 4) | {
     "efficientnet": 8,
     "mobilenet_v1": 26,
     "mobilenet_v2": 16,
+    "timm-vgg16": 12,
+    "timm-inception_v3": 12,
+    "timm-mobilenetv3_small_100": 6,
+    "timm-efficientnet_b0": 7,
 }
 UNREACHED = {"dinov2": {"dinov2.embeddings.mask_token"}}
 """Parameters that take no part in the forward pass."""
@@ -84,9 +88,10 @@ def test_every_architecture_goes_through_a_whole_run(
     saved = Path(trainer.recipe.output_dir or "") / "model"
     plain = getattr(transformers, auto_class(family)).from_pretrained(saved).eval()
     inputs = trainer.ready.examples("train").__getitems__(range(5)).inputs
+    assert tuple(plain.config.id2label.values()) == trainer.ready.splits.labels
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in state(trainer.model).items())
     with torch.no_grad():
-        torch.testing.assert_close(plain(**inputs).logits, trainer.model.eval()(**inputs).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(plain(**inputs).logits, trainer.model.eval()(**inputs).logits, rtol=1e-6, atol=1e-6)
 
     capsys.readouterr()
     main(["layers", str(saved)])
