@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python recipes/demo.py
 
-test: $(VENV)/installed samples/SOURCES.md
+test: $(VENV)/installed $(VENV)/timm/installed samples/SOURCES.md
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
@@ -16,10 +16,15 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Only these two use the network.
+# Only these three use the network.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# timm needs torchvision, which has no build for a CPU torch: out of the way, for tests/unit/test_timm.py alone.
+$(VENV)/timm/installed: | $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/timm timm==1.0.31 torchvision==0.28.0
 	touch $@
 
 samples/SOURCES.md: | $(VENV)/installed

@@ -14,11 +14,20 @@ from torch import nn
 
 from hftl import adapters, hub
 from hftl.errors import HftlError, one_line
-from hftl.layers import LayerGroups, find_backbone
+from hftl.layers import LayerGroups, find_backbone, head_parameters
 from hftl.quiet import quiet_transformers
 
-DROPOUT_SETTINGS = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "dropout_rate")
+DROPOUT_SETTINGS = (
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "cls_dropout",
+    "dropout_rate",
+    "pooler_dropout",
+    "seq_classif_dropout",
+)
 """Names under which configurations keep the dropout in front of a classifier (dropout_rate: EfficientNet)."""
+UNDECLARED_SETTINGS = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
+"""The setting that a family's classifiers read although its configuration class does not declare it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Loaded:
     """A pretrained model with its head for the task, and what came from where.
 
     ``new`` and ``dropped`` are names of tensors: initialised at random here, and in the checkpoint but without use.
+    ``notes`` are the decisions about it that a person wants to know.
     """
 
     model: Any
@@ -33,6 +43,7 @@ class Loaded:
     parameters: int
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
@@ -79,6 +90,8 @@ def load(
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    if hasattr(config, "label_names"):  # those of timm's models, which would go over id2label
+        config.label_names = list(labels)
     config.problem_type = None
     model, info = _from_pretrained(auto_class, base or source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
@@ -86,7 +99,7 @@ def load(
     if base is not None:
         model = adapters.restore(source, model)
         new -= adapters.kept_whole(source)
-    head = [name for name, _ in model.named_parameters() if not name.startswith(f"{find_backbone(model)[0]}.")]
+    head = head_parameters(model)
     unkept = [name for name in head if name in new]
     replaced: set[str] = set()
     if not keep_head:
@@ -157,7 +170,7 @@ def set_head_dropout(model: nn.Module, p: float) -> None:
             module.p = p
     config: Any = model.config
     for setting in DROPOUT_SETTINGS:
-        if hasattr(config, setting):
+        if hasattr(config, setting) or setting == UNDECLARED_SETTINGS.get(config.model_type):
             setattr(config, setting, p)
 
 
@@ -181,7 +194,7 @@ def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_cod
 def _initialise_head(model: Any, head: set[str]) -> set[str]:
     """Give head parameters that came from the checkpoint a fresh start too; the names of those."""
     for path, module in model.named_modules():
-        own = {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
+        own = {f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)}
         if own & head:
             for parameter in module.parameters(recurse=False):
                 parameter._is_hf_initialized = False  # from_pretrained marks what it loaded

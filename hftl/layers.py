@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,33 @@ MiniLM, 2,000 rows, seed 0, 2 CPU cores: validation accuracy 0.670 with the head
 samples/models/minilm-l6 --phases linear-probe --phases.0.unfreeze head``, and ``neck``).
 """
 
+_DECODER_NORM = {r"\.decoder\.layernorm_embedding\.": "stem"}
+_LATER_PATCHES = {r"\.patch_embeddings\.([1-9])\.": r"block \1"}
+_LISTS_OF_PARTS = {r"\.(?:attentions|layer_norm1|ffns|layer_norm2)\.(\d+)\.": r"block \1"}
+
+FAMILY_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "bart": _DECODER_NORM,
+    "bigbird_pegasus": _DECODER_NORM,
+    "deberta": {r"\.encoder\.(rel_embeddings|LayerNorm)\.": "stem"},
+    "deberta-v2": {r"\.encoder\.(rel_embeddings|LayerNorm)\.": "stem", r"\.encoder\.conv\.": "block 0"},
+    "flaubert": _LISTS_OF_PARTS,
+    "gte": {r"\.pooler\.": "neck"},
+    "layoutlmv3": {r"\.encoder\.rel_pos": "stem"},
+    "mbart": _DECODER_NORM,
+    "mpnet": {r"\.relative_attention_bias\.": "stem"},
+    "mvp": _DECODER_NORM,
+    "nomic_bert": {r"\.pooler\.": "neck"},
+    "opt": {r"\.decoder\.(final_layer_norm|project_out)\.": "neck"},
+    "plbart": _DECODER_NORM,
+    "poolformer": _LATER_PATCHES,
+    "pvt": _LATER_PATCHES,
+    "xlm": _LISTS_OF_PARTS,
+}
+"""Parameters that a model family (``config.model_type``) defines elsewhere than it uses them, and their groups.
+
+Regular expression -> group, as in ``Recipe.layer_groups``, which goes over it.
+"""
+
 
 @dataclass(frozen=True)
 class LayerGroups:
@@ -41,39 +69,40 @@ class LayerGroups:
 
     @classmethod
     def of(cls, model: nn.Module, overrides: Mapping[str, str] | None = None) -> LayerGroups:
-        """Partition ``model``: blocks are the children of the backbone's largest outermost container.
+        r"""Partition ``model``: blocks are the children of the backbone's largest outermost container.
 
-        What the backbone defines before its blocks is stem, what it defines after them is neck, all else is head.
-        ``overrides`` (regular expression -> group) decides for the parameters it matches; where no blocks are found,
-        it declares them.
+        A timm model says itself what its blocks are. What is defined before the blocks is stem, what the backbone
+        defines after them is neck (``FAMILY_GROUPS`` has the exceptions), all else is head. ALBERT, whose layers are
+        all one and the same, has one block.
+
+        ``overrides`` (regular expression -> group, which may hold what was matched: ``block \1``) decides for the
+        parameters it matches; where no blocks are found, it declares them.
 
         Raises:
             HftlError: no backbone or blocks to be found, an override that names no group or matches nothing.
         """
         overrides = overrides or {}
-        for pattern in overrides:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise HftlError(f"layer_groups: {pattern!r} is no regular expression: {error}") from None
+        names = [name for name, _ in model.named_parameters()]
+        head = set(head_parameters(model))
         backbone_name, backbone = find_backbone(model)
-        prefix = f"{backbone_name}."
-        blocks = [f"{prefix}{name}." for name in _block_names(backbone)]
-        count = len(blocks) or _declared_blocks(overrides)
-        if not count:
+        family = FAMILY_GROUPS.get(getattr(getattr(model, "config", None), "model_type", ""), {})
+        chosen = {**_assigned(family, names), **_assigned(overrides, names)}
+        blocks = _own_blocks(backbone_name, backbone, head) or _declared_blocks(chosen)
+        if not blocks:
             raise HftlError(
                 f"{type(backbone).__name__} has no list of blocks; declare them with layer_groups, for example "
                 '{"conv1": "block 0", "conv2": "block 1"}'
             )
-        inside = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
-        first = next((i for i, name in enumerate(inside) if name.startswith(tuple(blocks))), len(inside))
-        found: dict[str, list[str]] = {group: [] for group in _names(count)}
-        for name, _ in model.named_parameters():
-            group = next((group for pattern, group in overrides.items() if re.search(pattern, name)), None)
-            if group not in found:  # none, or a wrong one, which _check_overrides reports
-                group = _group_of(name, prefix, blocks, inside, first)
-            found[group].append(name)
+        found: dict[str, list[str]] = {group: [] for group in _names(max(blocks.values()) + 1)}
         _check_overrides(model, overrides, found)
+        if not head | {name for name, group in chosen.items() if group == "head"}:
+            raise HftlError(
+                f"{type(model).__name__} has no head outside its backbone; say with layer_groups what is its head"
+            )
+        first = next(index for index, name in enumerate(names) if name in blocks)
+        for index, name in enumerate(names):
+            place = "head" if name in head else "stem" if index < first else "neck"
+            found[chosen.get(name) or (f"block {blocks[name]}" if name in blocks else place)].append(name)
         return cls({group: tuple(names) for group, names in found.items()}, backbone_name)
 
     @property
@@ -132,6 +161,27 @@ def find_backbone(model: nn.Module) -> tuple[str, nn.Module]:
     if not children:
         raise HftlError(f"{type(model).__name__} has no backbone: none of its modules has parameters")
     return max(children, key=lambda pair: _size(pair[1]))
+
+
+def head_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of the head: those outside the backbone, and those of a timm backbone's classifier.
+
+    Where ``base_model`` is the model itself, what it defines before the backbone is no head either.
+
+    Raises:
+        HftlError: the model has no backbone.
+    """
+    backbone_name, backbone = find_backbone(model)
+    below = [backbone_name]
+    if getattr(model, "base_model", model) is model:
+        children = [name for name, _ in model.named_children()]
+        below = children[: children.index(backbone_name) + 1]
+    classifier: Any = getattr(backbone, "get_classifier", tuple)()  # of timm; distilled models have several
+    modules = [classifier] if isinstance(classifier, nn.Module) else classifier
+    inside = {id(parameter) for module in modules for parameter in module.parameters()}
+    prefixes = tuple(f"{name}." for name in below)
+    named = model.named_parameters()
+    return tuple(name for name, p in named if not name.startswith(prefixes) or id(p) in inside)
 
 
 def start_of(model_type: str) -> str:
@@ -240,40 +290,64 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _block_names(backbone: nn.Module) -> list[str]:
-    """Dotted names, within the backbone, of the children of its largest outermost ModuleList or Sequential.
+def _own_blocks(backbone_name: str, backbone: nn.Module, head: Collection[str]) -> dict[str, int]:
+    """Name of a parameter -> number of its block, by the backbone's own structure; empty where it has none."""
+    found = _timm_blocks(backbone) if hasattr(backbone, "group_matcher") else _blocks_in_container(backbone)
+    named = {f"{backbone_name}.{name}": number for name, number in found.items()}
+    return {name: number for name, number in named.items() if name not in head}
 
-    Children without parameters are no blocks; there may be none at all.
-    """
-    containers = [
-        name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList | nn.Sequential)
-    ]
+
+def _blocks_in_container(backbone: nn.Module) -> dict[str, int]:
+    """The children of the largest outermost ModuleList or Sequential; those without parameters are no blocks."""
+    containers = [module for module in backbone.named_modules() if isinstance(module[1], nn.ModuleList | nn.Sequential)]
     if not containers:
-        return []
-    best = max(containers, key=lambda name: _size(backbone.get_submodule(name)))  # the first, outermost, of equals
-    children = [(name, child) for name, child in backbone.get_submodule(best).named_children() if _size(child)]
-    return [f"{best}.{name}" for name, _ in children]
+        return {}
+    path, best = max(containers, key=lambda named: _size(named[1]))  # the first, outermost, of equals
+    children = [(f"{path}.{name}", child) for name, child in best.named_children() if _size(child)]
+    return {
+        f"{prefix}.{name}": number
+        for number, (prefix, child) in enumerate(children)
+        for name, _ in child.named_parameters()
+    }
 
 
-def _declared_blocks(overrides: Mapping[str, str]) -> int:
-    numbers = [int(group.split()[1]) for group in overrides.values() if re.fullmatch(r"block \d+", group)]
-    return max(numbers, default=-1) + 1
+def _timm_blocks(backbone: nn.Module) -> dict[str, int]:
+    """The stages by which timm itself groups the layers; its first group is the stem, its last neck and head."""
+    from timm.models import group_parameters
+
+    matcher: Any = backbone.group_matcher
+    _, *stages, _ = group_parameters(backbone, matcher(coarse=True)).values()
+    return {name: number for number, stage in enumerate(stages) for name in stage}
 
 
-def _group_of(name: str, prefix: str, blocks: list[str], inside: list[str], first: int) -> str:
-    if not name.startswith(prefix):
-        return "head"
-    for index, block in enumerate(blocks):
-        if name.startswith(block):
-            return f"block {index}"
-    return "stem" if inside.index(name) < first else "neck"
+def _assigned(table: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Name -> group, for the names that a regular expression of the table matches; the first that does decides.
+
+    Raises:
+        HftlError: an entry is no regular expression, or its group refers to nothing in it.
+    """
+    found: dict[str, str] = {}
+    for pattern, group in table.items():
+        try:
+            matches = {name: match for name in names if (match := re.search(pattern, name))}
+            found = {name: match.expand(group) for name, match in matches.items()} | found
+        except re.error as error:
+            raise HftlError(f"layer_groups: {pattern!r} is no regular expression: {error}") from None
+    return found
 
 
-def _check_overrides(model: nn.Module, overrides: Mapping[str, str], groups: Iterable[str]) -> None:
+def _declared_blocks(chosen: Mapping[str, str]) -> dict[str, int]:
+    numbers = {name: re.fullmatch(r"block (\d+)", group) for name, group in chosen.items()}
+    return {name: int(found[1]) for name, found in numbers.items() if found}
+
+
+def _check_overrides(model: nn.Module, overrides: Mapping[str, str], groups: Collection[str]) -> None:
+    names = [name for name, _ in model.named_parameters()]
     for pattern, group in overrides.items():
-        if group not in groups:
+        goes_to = set(_assigned({pattern: group}, names).values())
+        for wrong in sorted(goes_to - set(groups)):
             raise HftlError(
-                f"layer_groups: {pattern!r} goes to {group!r}, which is no group; there are {', '.join(groups)}"
+                f"layer_groups: {pattern!r} goes to {wrong!r}, which is no group; there are {', '.join(groups)}"
             )
-        if not any(re.search(pattern, name) for name, _ in model.named_parameters()):
+        if not goes_to:
             raise HftlError(f"layer_groups: {pattern!r} matches no parameter of {type(model).__name__}")

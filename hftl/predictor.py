@@ -37,7 +37,9 @@ def outputs_of(
     kept: dict[str, list[npt.NDArray[Any]]] = {}
     done = 0
     for batch in load(examples, shares[runtime.rank], recipe.workers):
-        with torch.inference_mode():  # not around the yield: who reads the records is none of its business
+        # Not inference_mode: BEiT keeps tensors from one forward pass to the next. Not around the yield: who reads the
+        # records is none of its business.
+        with torch.no_grad():
             for name, tensor in recipe.task.reduce(model(**batch.to(runtime.device).inputs)).items():
                 kept.setdefault(name, []).append(tensor.cpu().numpy())
         done += len(batch)

@@ -65,7 +65,7 @@ class Prepared:
             seed=self.recipe.seed,
             rows={name: len(rows) for name, rows in examples.items()},
             labels=list(self.splits.labels),
-            notes=[*self.splits.notes, *reading, *self._model_notes(), *runtime.notes()],
+            notes=[*self.splits.notes, *reading, *self.loaded.notes, *self._model_notes(), *runtime.notes()],
             accumulation=self.recipe.accumulation,
             loaded={
                 "tensors": self.loaded.tensors,
@@ -174,7 +174,7 @@ def _try_out(ready: Prepared) -> None:
     row = 0 if examples.lengths is None else int(examples.lengths.argmax())
     batch = examples.__getitems__([row])
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: BEiT keeps tensors for later forward passes
             ready.loaded.model.eval()(**batch.inputs)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())

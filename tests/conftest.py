@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+from zoo import IMAGE, WORDS, auto_class, write_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -22,7 +24,9 @@ hypothesis.settings.load_profile("hftl")
 
 SHARED = Path(os.environ.get("HFTL_SHARED", Path(__file__).parents[2] / "shared"))
 
-WORDS = "good bad fine poor great awful film plot actor scene the a was is very not and of it"
+IMAGE_FAMILIES = ("vit", "resnet", "mobilenet_v1", "mobilenet_v2", "efficientnet")
+TEXT_FAMILIES = ("bert", "distilbert", "roberta")
+"""The families that most tests go through; ``test_walk.py`` walks all of the zoo."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(pytest.mark.skip(reason=f"needs the shared models and data, and {SHARED} has none"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> None:
+    """Every run collects garbage several times; what is imported by now will never be any."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +58,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     def make(family: str) -> Path:
         if family not in made:
             made[family] = tmp_path_factory.mktemp(family)
-            _write_model(family, made[family])
+            write_model(family, made[family])
         return made[family]
 
     return make
@@ -83,7 +94,7 @@ def tiny_inputs() -> Callable[..., dict[str, Any]]:
 
     def make(family: str, rows: int = 2) -> dict[str, Any]:
         drawn = torch.Generator().manual_seed(0)
-        if family in IMAGE_FAMILIES:
+        if family in IMAGE:
             return {"pixel_values": torch.randn(rows, 3, 32, 32, generator=drawn)}
         ids = torch.randint(4, 20, (rows, 7), generator=drawn)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -138,94 +149,3 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{' '.join(chosen)},{label}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-TINY_TEXT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-TINY_IMAGE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-IMAGE_FAMILIES = ("vit", "resnet", "mobilenet_v1", "mobilenet_v2", "efficientnet")
-TEXT_FAMILIES = ("bert", "distilbert", "roberta")
-
-
-def auto_class(family: str) -> str:
-    """The class by which the tasks load a family."""
-    return "AutoModelForImageClassification" if family in IMAGE_FAMILIES else "AutoModelForSequenceClassification"
-
-
-def _write_model(family: str, folder: Path) -> None:
-    import torch
-    import transformers as tf
-
-    from hftl.quiet import quiet_transformers
-
-    torch.manual_seed(0)
-    if family in IMAGE_FAMILIES:
-        size = {"height": 32, "width": 32}
-        model, processor = {
-            "vit": lambda: (
-                tf.ViTForImageClassification(tf.ViTConfig(**TINY_IMAGE, image_size=32, patch_size=8, num_labels=5)),
-                tf.ViTImageProcessor(size=size),
-            ),
-            "resnet": lambda: (
-                tf.ResNetForImageClassification(
-                    tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_labels=5)
-                ),
-                tf.ViTImageProcessor(size=size),
-            ),
-            "mobilenet_v1": lambda: (
-                tf.MobileNetV1ForImageClassification(
-                    tf.MobileNetV1Config(
-                        image_size=32, depth_multiplier=0.25, num_labels=5, classifier_dropout_prob=0.999
-                    )
-                ),
-                tf.ViTImageProcessor(size=size),
-            ),
-            "mobilenet_v2": lambda: (
-                tf.MobileNetV2ForImageClassification(
-                    tf.MobileNetV2Config(
-                        image_size=32, depth_multiplier=0.25, num_labels=5, classifier_dropout_prob=0.8
-                    )
-                ),
-                tf.ViTImageProcessor(size=size),
-            ),
-            "efficientnet": lambda: (
-                tf.EfficientNetForImageClassification(
-                    tf.EfficientNetConfig(
-                        image_size=32, width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, num_labels=5
-                    )
-                ),
-                tf.ViTImageProcessor(size=size),
-            ),
-        }[family]()
-    else:
-        processor = _tokenizer(family)
-        vocabulary = len(processor)
-        settings = {**TINY_TEXT, "vocab_size": vocabulary, "max_position_embeddings": 66}
-        model = {
-            "bert": lambda: tf.BertModel(tf.BertConfig(**settings)),
-            "distilbert": lambda: tf.DistilBertModel(
-                tf.DistilBertConfig(
-                    vocab_size=vocabulary, dim=16, n_layers=4, n_heads=2, hidden_dim=32, max_position_embeddings=66
-                )
-            ),
-            "roberta": lambda: tf.RobertaModel(tf.RobertaConfig(**settings, pad_token_id=processor.pad_token_id)),
-        }[family]()
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-
-def _tokenizer(family: str) -> object:
-    """A word-level tokenizer that wraps texts as BERT does."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: index for index, word in enumerate([*special, *WORDS.split()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    inputs = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from hftl.data.batches import Batch
     from hftl.data.splits import BadRow
+    from hftl.heads import Loaded
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,26 @@ class ImageClassification(Classification):
                 f"--model {model}: no image processor loads from it (preprocessor_config.json); save the one it was "
                 f"trained with beside it ({str(error).splitlines()[0]})"
             ) from None
+        if type(processor).__name__ == "TimmWrapperImageProcessor":
+            processor = portable(processor)
         if self.image_size is not None:
             resize(processor, self.image_size)
         return processor
+
+    def load_model(
+        self,
+        model: str,
+        labels: Sequence[str],
+        processor: Any,
+        keep_head: bool,
+        head_dropout: float,
+        trust_remote_code: bool,
+    ) -> Loaded:
+        """See ``Task``. A timm model's configuration says that the processor saved beside it counts, not timm's own."""
+        loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+        if loaded.model.config.model_type == "timm_wrapper":
+            loaded.model.config.image_processor_type = processor.to_dict()["image_processor_type"]
+        return loaded
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> ImageExamples:
         """See ``Task``."""
@@ -159,6 +178,32 @@ class ImageExamples:
         rng = np.random.default_rng([*self.seed, row])
         view = random_resized_crop(image, self.size, rng, self.crop_area or 1.0)
         return random_flip(view, rng) if self.flip else view
+
+
+def portable(processor: Any) -> Any:
+    """A timm model's processor as one of ``transformers``, which can be resized, leaves views alone, and is saved.
+
+    It gives the same but for rounding, and a shift of one pixel where an odd number of them is cut off.
+
+    Raises:
+        HftlError: timm evaluates this model on images with borders, which no processor makes.
+    """
+    from transformers import BitImageProcessor
+    from transformers.image_utils import PILImageResampling
+
+    data = processor.data_config
+    _, height, width = data["input_size"]
+    mode = data.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise HftlError(f"timm's crop_mode {mode!r} is not supported; save another image processor beside the model")
+    whole = {"height": math.floor(height / data["crop_pct"]), "width": math.floor(width / data["crop_pct"])}
+    return BitImageProcessor(
+        size=whole if mode == "squash" else {"shortest_edge": min(whole.values())},
+        crop_size={"height": height, "width": width},
+        resample=PILImageResampling[data["interpolation"].upper()],
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+    )
 
 
 def resize(processor: Any, size: int) -> None:

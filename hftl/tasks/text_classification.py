@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hftl.data.batches import Batch, Indices
     from hftl.data.splits import BadRow
+    from hftl.heads import Loaded
 
 CUT_VERSION = 1
 """To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""
@@ -52,14 +53,20 @@ class TextClassification(Classification):
     def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts.
 
+        Where it has no padding token (GPT-2, Llama), its end-of-text token pads, on the right.
+
         Raises:
-            HftlError: the checkpoint has none, or one without a padding token.
+            HftlError: the checkpoint has none, or one without any token to pad with.
         """
         from transformers import AutoTokenizer
 
         try:
             with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    model,
+                    trust_remote_code=trust_remote_code,
+                    truncation_side="left" if self.truncation == "tail" else "right",  # set later, it is not saved
+                )
         except (OSError, ValueError, ImportError) as error:
             raise HftlError(
                 f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it "
@@ -69,11 +76,32 @@ class TextClassification(Classification):
             raise HftlError(f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it")
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise HftlError(f"--model {model}: its tokenizer has no fast version (tokenizer.json), which hftl needs")
+        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token
+            tokenizer.padding_side = "right"  # on the left it would shift GPT-2's positions
         if tokenizer.pad_token is None:
             raise HftlError(f"--model {model}: its tokenizer has no padding token; set pad_token in its folder")
         tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
-        tokenizer.truncation_side = "left" if self.truncation == "tail" else "right"
         return tokenizer
+
+    def load_model(
+        self,
+        model: str,
+        labels: Sequence[str],
+        processor: Any,
+        keep_head: bool,
+        head_dropout: float,
+        trust_remote_code: bool,
+    ) -> Loaded:
+        """See ``Task``. It learns what pads: GPT-2's kind classifies the last token that is no padding."""
+        loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+        config = loaded.model.config.get_text_config()
+        if processor.pad_token_id == processor.eos_token_id:
+            config.pad_token_id = processor.pad_token_id
+            return replace(loaded, notes=(f"texts are padded with the end-of-text token {processor.pad_token!r}",))
+        if config.pad_token_id is None:
+            config.pad_token_id = processor.pad_token_id
+        return loaded
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> TextExamples:  # noqa: ARG002 (texts have no views)
         """See ``Task``."""

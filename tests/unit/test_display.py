@@ -118,11 +118,13 @@ def test_everything_a_run_tells_is_shown(terminal):
         "trains 12,345 of 662,345 parameters (1.86 %), 2 epochs x 40 steps",
         "phase 0 · epoch 0 · validation: accuracy 0.800 macro_f1 0.700 loss 0.412 (best) · 3.2 s",
         "phase 0 · epoch 1 · validation: accuracy 0.810 macro_f1 0.700 loss 0.412 · 3.2 s",
-        "phase 0 ended · best epoch 0: accuracy 0.800 · 196 frozen tensors bit-equal · 2 processes agree on abcdef01 · 12 s",
+        "phase 0 ended · best epoch 0: accuracy 0.800 · 196 frozen tensors bit-equal"
+        " · 2 processes agree on abcdef01 · 12 s",
         "phase 1: top 2 blocks",
         "block 0-3 400,000 frozen",
         "block 4-5 200,000 200,000 5e-5",
-        "phase 1 ended early · best epoch 0: accuracy 0.900 · 195 frozen tensors bit-equal · 2 processes agree on abcdef01 · 12 s",
+        "phase 1 ended early · best epoch 0: accuracy 0.900 · 195 frozen tensors bit-equal"
+        " · 2 processes agree on abcdef01 · 12 s",
         "result after 2 min 05 s",
         "accuracy macro_f1 loss time",
         "majority · validation 0.250 0.100",

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import zoo
 from safetensors.torch import load_file, save_file
 
 from hftl import heads
-from hftl.layers import LayerGroups
+from hftl.layers import LayerGroups, find_backbone
 from hftl.tasks import ImageClassification, TextClassification
 
-FAMILIES = ("vit", "resnet", "mobilenet_v1", "mobilenet_v2", "efficientnet", "bert", "distilbert", "roberta")
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", [*zoo.IMAGE, *zoo.TEXT])
 LABELS = ("ant", "bee", "übel, 3")
 
 
@@ -63,13 +63,18 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> dict[
     return {name: torch.equal(left[name], right[name]) for name in left}
 
 
+def drawn(name: str) -> bool:
+    """Whether a head starts with random values here: biases start as zeros, norms as ones."""
+    return name.endswith("weight") and "norm" not in name
+
+
 # -- a new head ------------------------------------------------------------------------------------------------------
 
 
 @every_family
 def test_the_head_is_sized_and_named_by_the_labels(family, load_tiny, tiny_inputs, tmp_path):
     model = load_tiny(family, LABELS).model
-    assert model(**tiny_inputs(family)).logits.shape == (2, 3)
+    assert model(**tiny_inputs(family, rows=1)).logits.shape == (1, 3)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "ant", "1": "bee", "2": "übel, 3"}
@@ -89,7 +94,7 @@ def test_backbone_and_buffers_are_the_checkpoints_bit_for_bit(family, load_tiny,
 def test_a_new_head_depends_on_the_seed_alone(family, load_tiny):
     first, again, other = (parameters(load_tiny(family, seed=seed).model, "head") for seed in (1, 1, 2))
     assert all(same(first, again).values())
-    assert not any(equal for name, equal in same(first, other).items() if name.endswith("weight"))
+    assert not any(equal for name, equal in same(first, other).items() if drawn(name))
 
 
 @every_family
@@ -99,11 +104,25 @@ def test_a_head_of_the_same_shape_is_replaced_all_the_same(family, with_head, lo
     head = parameters(loaded.model, "head")
     assert not any(same(head, parameters(old, "head")).values())
     assert all(same(head, parameters(again.model, "head")).values())
-    assert not any(e for name, e in same(head, parameters(other.model, "head")).items() if name.endswith("weight"))
+    assert not any(equal for name, equal in same(head, parameters(other.model, "head")).items() if drawn(name))
     assert loaded.new == tuple(head)
     assert loaded.dropped == tuple(sorted(head))
     for group in LayerGroups.of(old).names[:-1]:
         assert all(same(parameters(loaded.model, group), parameters(old, group)).values())
+
+
+def test_a_parameter_of_the_model_itself_gets_a_fresh_start_as_well():
+    class OwnScale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.zeros(2))
+
+        def _init_weights(self, module: torch.nn.Module) -> None:
+            module.scale.data.fill_(1.0)
+
+    model = OwnScale()
+    assert heads._initialise_head(model, {"scale"}) == {"scale"}
+    assert model.scale.tolist() == [1.0, 1.0]
 
 
 @every_family
@@ -179,18 +198,23 @@ def test_half_precision_checkpoints_load_in_float32(family, dtype, tiny_model, l
         ("bert", "classifier_dropout", None),
         ("distilbert", "seq_classif_dropout", 0.2),
         ("roberta", "classifier_dropout", None),
+        ("albert", "classifier_dropout_prob", 0.1),
+        ("deberta-v2", "pooler_dropout", 0.0),
+        ("deberta-v2", "cls_dropout", None),  # read by the model, but not in its configuration
+        ("modernbert", "classifier_dropout", 0.0),
     ],
 )
 def test_the_dropout_of_a_new_head_is_its_own(family, setting, checkpoint, tiny_model, load_tiny, tmp_path):
-    assert json.loads((tiny_model(family) / "config.json").read_text())[setting] == checkpoint
+    assert json.loads((tiny_model(family) / "config.json").read_text()).get(setting) == checkpoint
     model = load_tiny(family, head_dropout=0.3).model
+    backbone, within = find_backbone(model)
     outside = {
         name: module.p
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Dropout) and not name.startswith(f"{family}.")
+        if isinstance(module, torch.nn.Dropout) and not name.startswith(f"{backbone}.")
     }
     assert set(outside.values()) == {0.3}
-    inside = {module.p for module in getattr(model, family).modules() if isinstance(module, torch.nn.Dropout)}
+    inside = {module.p for module in within.modules() if isinstance(module, torch.nn.Dropout)}
     assert 0.3 not in inside
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())[setting] == 0.3
