@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import auto_class
+from zoo import IMAGE, TEXT, auto_class
 
 from hftl import Phase, Predictor, Trainer, adapters, heads
 from hftl.layers import LayerGroups
@@ -14,42 +14,20 @@ from hftl.phase import LoRA
 from hftl.tasks import ImageClassification, TextClassification
 from runs import moved_in_each_phase, quick
 
-FAMILIES = ("bert", "distilbert", "roberta", "vit", "resnet", "mobilenet_v2", "efficientnet")
-every_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(scope="session")
-def lively(tiny_model, tmp_path_factory):
-    """Folders of tiny models whose activations do not vanish on the way, as those of freshly made CNNs do."""
-    made = {}
-
-    def make(family):
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"lively-{family}")
-            model = getattr(transformers, auto_class(family)).from_pretrained(tiny_model(family))
-            torch.manual_seed(0)
-            for module in model.modules():
-                if isinstance(module, torch.nn.Conv2d):
-                    torch.nn.init.kaiming_normal_(module.weight)
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.momentum = 1.0  # the statistics of the rows below
-            if "Image" in auto_class(family):
-                model.train()(pixel_values=torch.randn(16, 3, 32, 32))
-            model.save_pretrained(made[family])
-        return made[family]
-
-    return make
+every_family = pytest.mark.parametrize("family", [*IMAGE, *TEXT])
 
 
 def logits(model, inputs):
     """In double precision: small random networks are ill-conditioned."""
     given = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    if getattr(model.config, "pad_token_id", 0) is None:
+        model.config.pad_token_id = 0  # as the task does
     return model.double().eval()(**given).logits
 
 
-def adapted(load_tiny, folder, family, lora=None, unfreeze="all", scale=0.05):
+def adapted(load_tiny, family, lora=None, unfreeze="all", scale=0.05):
     """A tiny model with adapters that do something, its groups with and without them."""
-    model = load_tiny(family, folder=folder).model.eval()
+    model = load_tiny(family).model.eval()
     groups, lora = LayerGroups.of(model), lora or LoRA()
     adapters.inject(model, adapters.targets(model, groups, unfreeze, lora), lora)
     torch.manual_seed(1)
@@ -60,17 +38,19 @@ def adapted(load_tiny, folder, family, lora=None, unfreeze="all", scale=0.05):
 
 
 @every_family
-def test_new_adapters_change_nothing_and_lie_in_the_groups_of_their_weights(family, lively, load_tiny, tiny_inputs):
+def test_new_adapters_change_nothing_and_lie_in_the_groups_of_their_weights(family, load_tiny, tiny_inputs):
     inputs = tiny_inputs(family)
-    plain = load_tiny(family, folder=lively(family)).model.eval()
-    model, groups, regrouped = adapted(load_tiny, lively(family), family, unfreeze=2, scale=0.0)
+    plain = load_tiny(family).model.eval()
+    model, groups, regrouped = adapted(load_tiny, family, unfreeze=0.5, scale=0.0)
     torch.testing.assert_close(logits(model, inputs), logits(plain, inputs))
     assert sorted(n for names in regrouped.parameters.values() for n in names) == sorted(
         n for n, _ in model.named_parameters()
     )
     assert regrouped.names == groups.names
     new = {g: sum(".lora_" in n for n in names) for g, names in regrouped.parameters.items()}
-    assert {group for group, count in new.items() if count} == set(groups.names[-4:-2])  # the top two blocks
+    with_adapters = {group for group, count in new.items() if count}
+    assert with_adapters  # some of the unfrozen blocks may be depthwise convolutions alone
+    assert with_adapters <= groups.unfrozen(0.5) - {"neck", "head"}
     without = {
         group: [n.replace(".base_layer.", ".") for n in names if ".lora_" not in n]
         for group, names in regrouped.parameters.items()
@@ -79,12 +59,12 @@ def test_new_adapters_change_nothing_and_lie_in_the_groups_of_their_weights(fami
 
 
 @every_family
-def test_merged_adapters_leave_a_plain_model_that_computes_the_same(family, lively, load_tiny, tiny_inputs):
+def test_merged_adapters_leave_a_plain_model_that_computes_the_same(family, load_tiny, tiny_inputs):
     inputs = tiny_inputs(family)
-    plain = load_tiny(family, folder=lively(family)).model.eval()
-    model, _, _ = adapted(load_tiny, lively(family), family)
+    plain = load_tiny(family).model.eval()
+    model, _, _ = adapted(load_tiny, family)
     expected = logits(model, inputs)
-    assert (expected - logits(plain, inputs)).abs().max() > 0.01 * expected.abs().max() > 0
+    assert (expected - logits(plain, inputs)).abs().max() > 0.001 * expected.abs().max() > 0
     adapters.merge(model)
     torch.testing.assert_close(logits(model, inputs), expected, atol=0, rtol=1e-5)
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -94,22 +74,24 @@ def test_merged_adapters_leave_a_plain_model_that_computes_the_same(family, live
 
 @every_family
 @pytest.mark.parametrize("dora", [False, True])
-def test_a_saved_folder_is_peft_s_own_and_gives_the_same_logits(family, dora, lively, load_tiny, tiny_inputs, tmp_path):
+def test_a_saved_folder_is_peft_s_own_and_gives_the_same_logits(
+    family, dora, load_tiny, tiny_model, tiny_inputs, tmp_path
+):
     from peft import PeftModel
 
     lora = LoRA(rank=2, alpha=4, dora=dora)
-    model, _, groups = adapted(load_tiny, lively(family), family, lora)
+    model, _, groups = adapted(load_tiny, family, lora)
     with torch.no_grad():
         for buffer in (b for n, b in model.named_buffers() if n.endswith("running_mean")):
             buffer.add_(0.1)  # statistics that have moved have to come along
-    adapters.save(tmp_path / "adapter", model, groups, lora, str(lively(family)))
+    adapters.save(tmp_path / "adapter", model, groups, lora, str(tiny_model(family)))
     expected = logits(model, tiny_inputs(family))
     assert expected.abs().max() > 1e-3
     model.config.save_pretrained(tmp_path / "adapter")
 
     config = transformers.AutoConfig.from_pretrained(tmp_path / "adapter")
     base = getattr(transformers, auto_class(family)).from_pretrained(
-        lively(family), config=config, ignore_mismatched_sizes=True
+        tiny_model(family), config=config, ignore_mismatched_sizes=True
     )
     theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").double().merge_and_unload()
     torch.testing.assert_close(logits(theirs, tiny_inputs(family)), expected)
