@@ -106,6 +106,7 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     recipe = dataclasses.replace(recipe, model=model, keep_head=recipe.keep_head or not recipe.phases)
     processor = task.load_processor(recipe.model, recipe.trust_remote_code)
     splits = task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code)
+    task = task.resolved(splits)
     seed_everything((recipe.seed,))
     loaded = task.load_model(
         recipe.model, splits.labels, processor, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code
@@ -117,7 +118,7 @@ def prepare(recipe: Recipe[Any]) -> Prepared:
     for phase in phases:
         groups.unfrozen(phase.unfreeze)  # too many blocks is better said now than after the first phases
     loss = task.objective(splits.train)
-    ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups, loss)
+    ready = Prepared(dataclasses.replace(recipe, task=task, phases=phases), splits, loaded, processor, groups, loss)
     _try_out(ready)
     if ready.examples("train").lengths is None:
         keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
 from hftl.phase import Strict
@@ -44,6 +44,9 @@ class Classification(Strict):
     """Rows without label or with unreadable input: skipped and listed in the run folder, or an error."""
     lone_labels: Literal["error", "keep"] = "error"
     """A label that the training split alone has."""
+    leaks: Literal["note", "drop", "error"] = "note"
+    """Training rows that the validation or test split has as well: counted in a note, taken out of train, or an
+    error."""
     label_map: dict[str, str] = field(default_factory=dict)
     """Names of the model's labels -> the data's, where the pretrained head is kept."""
     label_smoothing: float = 0.0
@@ -86,7 +89,14 @@ class Classification(Strict):
             lone_labels=self.lone_labels,
             known_labels=known,
             seed=seed,
+            pair_column=getattr(self, "pair_column", None),
+            pairs=getattr(self, "pairs", False),
+            leaks=self.leaks if cut else None,
         )
+
+    def resolved(self, splits: Splits) -> Self:  # noqa: ARG002 (no modality but text leaves anything to the data)
+        """See ``Task``."""
+        return self
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """See ``Task``. That the model is there and fits the task is seen first: it is the likelier mistake."""
