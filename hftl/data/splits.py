@@ -138,7 +138,7 @@ def prepare(
     _settle(parts, bad, bad_rows)
     labels = _all_labels(parts, known_labels, notes)
     given = [part.name for part in parts[1:]]
-    notes += _checked(parts, given, lone_labels, known_labels)
+    notes += _checked(parts, given, lone_labels, known_labels, sources.sampled)
 
     if max_rows is not None:
         parts = [_sampled(part, labels, max_rows, seed, notes) for part in parts]
@@ -150,13 +150,13 @@ def prepare(
         _settle(parts, unreadable, bad_rows)
         bad += unreadable
         # Skipping may have taken a label's last row from train; a sample need not have every label elsewhere.
-        _checked(parts, given, "keep", known_labels)
+        _checked(parts, given, "keep", known_labels, sources.sampled)
     notes += skip_notes(bad)
     if leaks is not None:
         parts = [_with_digests(part, kind) for part in parts]
         parts[0], leaked = _without_leaks(parts, kind, leaks, notes)
         bad += leaked
-        _checked(parts, given, "keep", known_labels)
+        _checked(parts, given, "keep", known_labels, sources.sampled)
         train = parts[0]
         notes += find_contradictions(_seen(train, kind), train.labels.codes[train.keep], train.labels.names)
     if known_labels is None and (unused := [name for name in labels if not any(name in p.names_kept() for p in parts)]):
@@ -167,7 +167,7 @@ def prepare(
         if leaks is not None:
             parts[0], leaked = _without_leaks(parts[:2], kind, leaks, notes)
             bad += leaked
-            _checked(parts, given, "keep", known_labels)
+            _checked(parts, given, "keep", known_labels, sources.sampled)
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
     return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
@@ -273,13 +273,16 @@ def _same_letters(one: str, other: str) -> bool:
     return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
 
 
-def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, ...] | None) -> list[str]:
+def _checked(
+    parts: list[_Part], given: list[str], lone: str, known: tuple[str, ...] | None, sampled: bool
+) -> list[str]:
     """Notes on labels that not every split has; what cannot be trained or scored raises."""
     used = {part.name: part.names_kept() for part in parts}
-    notes = check_labels(used, given, lone)
+    notes = check_labels(used, given, lone, sampled)
     if len(used["train"]) < 2 and known is None:
         raise HftlError(
-            f"all usable rows have {quoted(sorted(used['train']))}: to classify takes two labels; add rows of another"
+            f"all {len(parts[0].keep):,} usable rows of train have {quoted(sorted(used['train']))}: to classify takes "
+            f"two labels; {'raise --task.max-rows' if sampled else 'add rows of another'}"
         )
     return notes
 

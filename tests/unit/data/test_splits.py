@@ -250,7 +250,7 @@ def test_no_image_can_be_read(prepare, tmp_path, one_line_error):
 def test_a_label_of_bad_rows_alone(prepare, pictures, make_images, one_line_error):
     for path in (pictures / "ant").iterdir():
         path.write_text("no")
-    with one_line_error("all usable rows have the label 'bee'", "two labels"):
+    with one_line_error("all 5 usable rows of train have the label 'bee'", "two labels"):
         prepare(pictures, "image")
     make_images(pictures, wasp=4)
     assert any("no row has the label 'ant'" in note for note in prepare(pictures, "image").notes)
