@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hftl.data.checks import BadRow, Digests
 from hftl.data.sampling import Ids
@@ -58,23 +59,22 @@ def find_leaks(train: Seen, others: Sequence[Seen], choice: Leaks) -> tuple[list
     return sorted(dropped.values(), key=lambda bad: bad.row), notes
 
 
-def find_contradictions(train: Seen, labels: Ids, names: Sequence[str]) -> list[str]:
+def find_contradictions(train: Seen, labels: NDArray[Any], label_of: Callable[[int], str]) -> list[str]:
     """A note where rows have the same input and different labels.
 
     Args:
         train: the rows.
-        labels: of each row, shape (rows,), as places in ``names``.
-        names: of the labels.
+        labels: of each row, shape (rows,), or (rows, labels) where a row has any number of them.
+        label_of: what to call the label of the row of a number.
     """
     _, first, group = np.unique(train.digests, return_index=True, return_inverse=True)
     earlier = first[group]
-    odd = np.flatnonzero(labels != labels[earlier])
+    odd = np.flatnonzero((labels != labels[earlier]).reshape(len(labels), -1).any(axis=1))
     if not len(odd):
         return []
-    place, twin = int(odd[0]), int(earlier[odd[0]])
+    row, twin = int(train.rows[odd[0]]), int(train.rows[earlier[odd[0]]])
     count = "1 row has" if len(odd) == 1 else f"{len(odd):,} rows have"
-    row = int(train.rows[twin])
     return [
-        f"{train.split}: {count} the input of an earlier row, but another label; first: row {train.rows[place]} is "
-        f"{names[labels[place]]!r}, row {row} is {names[labels[twin]]!r}: {train.name_of(row)!r}"
+        f"{train.split}: {count} the input of an earlier row, but another label; first: row {row} is "
+        f"{label_of(row)!r}, row {twin} is {label_of(twin)!r}: {train.name_of(twin)!r}"
     ]

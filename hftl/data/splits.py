@@ -157,8 +157,7 @@ def prepare(
         parts[0], leaked = _without_leaks(parts, kind, leaks, notes)
         bad += leaked
         _checked(parts, given, "keep", known_labels, sources.sampled)
-        train = parts[0]
-        notes += find_contradictions(_seen(train, kind), train.labels.codes[train.keep], train.labels.names)
+        notes += _contradictions(parts[0], kind)
     if known_labels is None and (unused := [name for name in labels if not any(name in p.names_kept() for p in parts)]):
         notes.append(f"labels: no row has {quoted(unused)}; the head gets an output all the same")
 
@@ -347,6 +346,13 @@ def _without_leaks(parts: list[_Part], kind: Kind, choice: Leaks, notes: list[st
     _settle([train], dropped, "skip")
     notes += [*said, *skip_notes(dropped)]
     return train, dropped
+
+
+def _contradictions(train: _Part, kind: Kind) -> list[str]:
+    labels = train.labels
+    return find_contradictions(
+        _seen(train, kind), labels.codes[train.keep], lambda row: labels.names[labels.codes[row]]
+    )
 
 
 def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
