@@ -334,6 +334,17 @@ def test_a_hub_set_is_streamed_by_the_same_way(hub_layout, monkeypatch, cache):
     assert len(kept_files(cache)) == 2  # the same files, the same rows: found again, and the third split not read
 
 
+def test_images_that_lie_on_the_hub_are_kept_with_their_bytes(tmp_path, make_images):
+    make_images(tmp_path / "pictures" / "train", ant=3, bee=3)
+    builder = datasets.load_dataset_builder("imagefolder", data_dir=str(tmp_path / "pictures"))
+    remote = Stream(("hf://datasets/someone/set@0/ant0.png",), streams.of_builder(builder)["train"].open)
+    kept, _ = keep({"train": remote}, wanted("image"))
+    rows = kept["train"].cast_column("image", datasets.Image(decode=False))
+    assert kept["train"].features["label"].names == ["ant", "bee"]
+    files = sorted((tmp_path / "pictures").rglob("*.png"))
+    assert [row["bytes"] for row in rows["image"]] == [file.read_bytes() for file in files]
+
+
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 MEASURE = """
