@@ -216,7 +216,8 @@ def predict(
 
     Args:
         run: A run folder.
-        inputs: Files, folders, tables (csv, json, jsonl, parquet), or for a text task the texts themselves.
+        inputs: Files, folders, tables (csv, json, jsonl, parquet), or for a text task the texts themselves; where it
+            takes two texts a row, "first ||| second", or a table with both columns.
         top: How many labels to show for each.
         as_json: Print one JSON object a line.
     """

@@ -108,6 +108,10 @@ def batch_text(record: RunStarted) -> str:
     return f"{record.batch_size} ({' x '.join([*parts, f'{rows} rows'])})" if parts else str(record.batch_size)
 
 
+JOINERS = "\u200c\u200d\u200e\u200f"
+"""Invisible, but part of how Persian, Indian scripts and emoji are written."""
+
+
 def few_text(names: Sequence[str], few: int = 5) -> str:
     """The first few names: ``cat, dog, +3 more``."""
     more = [f"+{len(names) - few:,} more"] if len(names) > few else []
@@ -115,8 +119,8 @@ def few_text(names: Sequence[str], few: int = 5) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """The text without line breaks and control characters; what joins letters or emoji stays."""
+    return " ".join("".join(c if c.isprintable() or c in JOINERS else " " for c in text).split())
 
 
 class Display:

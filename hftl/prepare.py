@@ -137,6 +137,8 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     splits = runtime.once(
         lambda: task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code), per_machine=True
     )
+    task = task.resolved(splits)
+    recipe = dataclasses.replace(recipe, task=task)
     seed_everything((recipe.seed,))
     loaded = task.load_model(
         recipe.model, splits.labels, processor, recipe.keep_head, recipe.head_dropout, recipe.trust_remote_code

@@ -140,8 +140,8 @@ def _text(kind: str, tokenizer: Any, settings: Mapping[str, Any] = TINY, **more:
     return getattr(transformers, f"{kind}Model")(config), tokenizer
 
 
-def _tokenizer(special: Mapping[str, str], template: str) -> Any:
-    """A word-level tokenizer: the special tokens have the first ids, and wrap a text as the template says."""
+def _tokenizer(special: Mapping[str, str], template: str, pair: str | None = None, segments: bool = False) -> Any:
+    """A word-level tokenizer: the special tokens have the first ids, and wrap a text or a pair as a template says."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -150,22 +150,22 @@ def _tokenizer(special: Mapping[str, str], template: str) -> Any:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[(token, vocabulary[token]) for token in tokens]
+        single=template, pair=pair, special_tokens=[(token, vocabulary[token]) for token in tokens]
     )
-    inputs = ["input_ids", "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, model_input_names=inputs, **special)
 
 
-def bert_tokenizer() -> Any:
-    """Words between [CLS] and [SEP]."""
+def bert_tokenizer(segments: bool = False) -> Any:
+    """Words between [CLS] and [SEP]; with segments, the second text of a pair has another token type."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return _tokenizer(special, "[CLS] $A [SEP]")
+    return _tokenizer(special, "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", segments)
 
 
 def roberta_tokenizer() -> Any:
     """Words between <s> and </s>; the id of <pad> is 1, which MPNet takes for granted."""
     special = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>"}
-    return _tokenizer({**special, "bos_token": "<s>", "eos_token": "</s>"}, "<s> $A </s>")
+    return _tokenizer({**special, "bos_token": "<s>", "eos_token": "</s>"}, "<s> $A </s>", "<s> $A </s> </s> $B </s>")
 
 
 def gpt2_tokenizer() -> Any:
@@ -182,14 +182,14 @@ def llama_tokenizer() -> Any:
 LONG = {**TINY, "max_position_embeddings": 66}
 
 TEXT: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "bert": lambda: _text("Bert", bert_tokenizer(), LONG),
+    "bert": lambda: _text("Bert", bert_tokenizer(segments=True), LONG),
     "distilbert": lambda: _text(
         "DistilBert",
         bert_tokenizer(),
         {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 66},
     ),
     "roberta": lambda: _text("Roberta", roberta_tokenizer(), LONG),
-    "electra": lambda: _text("Electra", bert_tokenizer(), LONG, embedding_size=8),
+    "electra": lambda: _text("Electra", bert_tokenizer(segments=True), LONG, embedding_size=8),
     "deberta-v2": lambda: _text(
         "DebertaV2",
         bert_tokenizer(),
@@ -202,7 +202,7 @@ TEXT: dict[str, Callable[[], tuple[Any, Any]]] = {
         position_biased_input=False,
         type_vocab_size=0,
     ),
-    "albert": lambda: _text("Albert", bert_tokenizer(), LONG, embedding_size=8),
+    "albert": lambda: _text("Albert", bert_tokenizer(segments=True), LONG, embedding_size=8),
     "mpnet": lambda: _text("MPNet", roberta_tokenizer(), LONG),
     "modernbert": lambda: _text("ModernBert", bert_tokenizer(), LONG, local_attention=8, global_attn_every_n_layers=2),
     "gpt2": lambda: _text("GPT2", gpt2_tokenizer(), {"n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 66}),

@@ -1,4 +1,4 @@
-"""Looking at every image before training starts."""
+"""Looking at every row before training starts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 from datasets import Dataset
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from numpy.typing import NDArray
 
-from hftl.data.images import image_name, why_unreadable
+from hftl.data.images import digest64, examine, image_name
+from hftl.data.progress import progress
 from hftl.data.sampling import Ids
-from hftl.quiet import on_terminal
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""
+Digests: TypeAlias = NDArray[np.uint64]
+"""64 bits for each row's input: equal where the input is the same (by chance once in 2^64 pairs of rows)."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,36 @@ def skip_notes(bad: list[BadRow]) -> list[str]:
 
 def unreadable_images(data: Dataset, column: str, rows: Ids, split: str) -> list[BadRow]:
     """The rows whose image cannot be decoded; a progress bar shows on a terminal alone."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bad = []
+    return examine_images(data, column, rows, split)[0]
+
+
+def examine_images(data: Dataset, column: str, rows: Ids, split: str) -> tuple[list[BadRow], Digests]:
+    """The rows whose image cannot be decoded, and the digests of ``rows``, shape (rows,), 0 for those."""
+    bad, digests = [], np.zeros(len(rows), dtype=np.uint64)
     inputs = data.select_columns([column])
-    with (
-        Progress(*columns, console=console, transient=True, disable=not on_terminal()) as progress,
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-    ):
-        bar = progress.add_task(f"checking {split} images", total=len(rows))
+    with progress(f"checking {split} images", len(rows)) as advance, ThreadPoolExecutor(_threads()) as pool:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             values = inputs[chunk][column]
-            reasons = pool.map(why_unreadable, values)
-            bad += [
-                BadRow(split, int(row), image_name(value), reason)
-                for row, value, reason in zip(chunk, values, reasons, strict=True)
-                if reason is not None
-            ]
-            progress.advance(bar, len(chunk))
-    return bad
+            for place, (value, found) in enumerate(zip(values, pool.map(examine, values), strict=True), start):
+                digests[place] = found.digest
+                if found.reason is not None:
+                    bad.append(BadRow(split, int(rows[place]), image_name(value), found.reason))
+            advance(len(chunk))
+    return bad, digests
+
+
+def text_digests(data: Dataset, columns: list[str], rows: Ids) -> Digests:
+    """Digests of the texts in these rows, shape (rows,): the same where they differ in case or white space alone."""
+    digests = np.zeros(len(rows), dtype=np.uint64)
+    inputs = data.select_columns(columns)
+    for start in range(0, len(rows), CHUNK):
+        chunk = inputs[rows[start : start + CHUNK]]
+        for place, texts in enumerate(zip(*(chunk[column] for column in columns), strict=True), start):
+            plain = (" ".join(text.split()).casefold() for text in texts)
+            digests[place] = digest64("\0".join(plain).encode("utf-8", "surrogatepass"))
+    return digests
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, 16)

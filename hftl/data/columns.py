@@ -1,4 +1,4 @@
-"""Which column is the input and which the label: by name, then by type."""
+"""Which columns are the input and which the label: by name, then by type."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 from hftl.data.images import IMAGE_EXTENSIONS
 from hftl.errors import HftlError
 
-Role: TypeAlias = Literal["image", "text", "label"]
+Role: TypeAlias = Literal["image", "text", "pair", "label"]
 
 USUAL_NAMES: dict[Role, tuple[str, ...]] = {
     "image": ("image", "img", "photo", "picture", "path", "image_path", "file", "filename", "file_name", "filepath",
               "file_path", "images"),
     "text": ("text", "sentence", "review", "content", "document", "comment", "tweet", "message", "body", "title"),
+    "pair": (),  # found by PAIRS or named, never by itself
     "label": ("label", "labels", "target", "class", "category", "sentiment", "species", "intent", "emotion", "topic",
               "class_name", "label_name", "y"),
 }  # fmt: skip
+PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"),
+    ("question1", "question2"), ("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"), ("query", "passage"),
+    ("query", "document"), ("question", "sentence"), ("question", "passage"), ("question", "answer"),
+    ("claim", "evidence"),
+)  # fmt: skip
+"""Names of columns that hold a first and a second text, in lower case; the first pair that is there counts."""
 NEVER_A_LABEL = frozenset({"id", "idx", "index", "row", "unnamed: 0", "__index_level_0__"})
 
 
@@ -60,6 +68,35 @@ def find_column(dataset: Dataset, role: Role, named: str | None, taken: Collecti
     raise HftlError(f"{problem}; {_mend(dataset, role)}")
 
 
+def find_texts(
+    dataset: Dataset, text: str | None, pair: str | None, pairs: bool | None, taken: Collection[str]
+) -> tuple[str, str | None]:
+    """The column of the texts, and that of the second texts where each row has two.
+
+    Args:
+        dataset: one split.
+        text: the user's choice for the first; where it alone is given, each row has one text (unless ``pairs``).
+        pair: the user's choice for the second.
+        pairs: whether each row has two texts; None, where a second is named or the columns are a known pair.
+        taken: columns that have another role already.
+
+    Raises:
+        HftlError: as ``find_column``; or two texts a row are wanted, and which is not clear.
+    """
+    free = [name for name, feature in dataset.features.items() if name not in taken and _is_string(feature)]
+    lower = {name.strip().lower(): name for name in reversed(free)}
+    known = [(lower[first], lower[second]) for first, second in PAIRS if {first, second} <= lower.keys()]
+    fitting = [(first, second) for first, second in known if text in (None, first) and pair in (None, second)]
+    if fitting and pairs is not False and (text is None or pair or pairs):
+        return fitting[0]
+    if pair is not None:
+        second = find_column(dataset, "pair", pair, taken)
+        return find_column(dataset, "text", text, [*taken, second]), second
+    if pairs:
+        raise HftlError(f"no known pair of text columns found; {_mend(dataset, 'pair')}")
+    return find_column(dataset, "text", text, taken), None
+
+
 def kind_of(feature: Any) -> str:
     """A column's type in a word or two."""
     if isinstance(feature, ClassLabel):
@@ -89,7 +126,7 @@ def _fits(dataset: Dataset, name: str, role: Role) -> bool:
         HftlError: the column is a label of a kind that is not classified here.
     """
     feature = dataset.features[name]
-    if role == "text":
+    if role in ("text", "pair"):
         return _is_string(feature)
     if role == "image":
         return _is_encoded_image(feature) or holds_image_paths(dataset, name)

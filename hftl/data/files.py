@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import datasets
 import pandas as pd
 import pyarrow as pa
-from datasets import Dataset
+import pyarrow.compute as pc
+from datasets import Dataset, Value
 
 from hftl.data.columns import holds_image_paths
 from hftl.errors import HftlError, one_line
@@ -51,7 +52,7 @@ def read_file(path: Path, kind: Kind) -> Dataset:
         raise HftlError(f"{error.filename or path}: {error.strerror or one_line(error)}; make it readable") from None
     if not len(dataset):
         raise HftlError(f"{path}: it has no rows; name a file that has some")
-    return _with_whole_paths(dataset, path.parent) if kind == "image" else dataset
+    return with_whole_paths(dataset, path.parent) if kind == "image" else dataset
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> HftlError:
@@ -60,10 +61,7 @@ def not_utf8(path: Path, error: UnicodeDecodeError) -> HftlError:
 
 
 def _read_csv(path: Path, separator: str | None) -> Dataset:
-    if separator is None:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(",;\t", key=header.count)
+    separator = separator or separator_of(path)
     try:
         with warnings.catch_warnings():
             # index_col=False: a row with one value too many must not turn the first column into an index.
@@ -81,6 +79,27 @@ def _read_csv(path: Path, separator: str | None) -> Dataset:
         if len(there) and there.str.fullmatch(NUMBER).all():
             frame[name] = pd.to_numeric(frame[name], dtype_backend="numpy_nullable")
     return Dataset.from_pandas(frame, preserve_index=False)
+
+
+def separator_of(path: Path) -> str:
+    """The separator of a csv file: comma, semicolon or tab, whichever its first line has most of."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return max(",;\t", key=header.count)
+
+
+def with_numbers(dataset: Dataset) -> Dataset:
+    """Columns of strings that are numbers throughout as numbers, as ``read_file`` gives those of a csv file."""
+    for name in [name for name, feature in dataset.features.items() if feature == Value("string")]:
+        column = dataset.data.column(name)
+        if column.null_count < len(column) and all(_all_numbers(chunk) for chunk in column.chunks):
+            numbers = pd.to_numeric(column.to_pandas(), dtype_backend="numpy_nullable")
+            dataset = dataset.remove_columns(name).add_column(name, pa.array(numbers))
+    return dataset
+
+
+def _all_numbers(chunk: pa.StringArray) -> bool:
+    return bool(pc.all(pc.fill_null(pc.match_substring_regex(chunk, f"^(?:{NUMBER})$"), True)).as_py())
 
 
 def _read_json(path: Path) -> Dataset:
@@ -131,7 +150,8 @@ def _read_parquet(path: Path) -> Dataset:
     return dataset
 
 
-def _with_whole_paths(dataset: Dataset, folder: Path) -> Dataset:
+def with_whole_paths(dataset: Dataset, folder: Path) -> Dataset:
+    """Columns of image paths as seen from the folder."""
     for name in [name for name in dataset.column_names if holds_image_paths(dataset, name)]:
         values = dataset.data.column(name).to_pylist()
         whole = [value and _whole_path(value, folder) for value in values]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from datasets import Dataset, concatenate_datasets
 
@@ -18,11 +19,27 @@ SPLIT_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
+SHARD = re.compile(r"(\d+)-of-(\d+)")
+Reader: TypeAlias = Callable[[list[Path], Kind], Any]
+"""What makes a split of the data files that hold it."""
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json"})
 
 
-def read_folder(folder: Path, kind: Kind) -> tuple[dict[str, Dataset], list[str]]:
-    """Splits found in a folder, and notes on what was left out.
+def read_shards(paths: list[Path], kind: Kind) -> Dataset:
+    """The rows of files that belong together.
+
+    Raises:
+        HftlError: one cannot be read, or they have different columns.
+    """
+    parts = [read_file(path, kind) for path in paths]
+    try:
+        return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    except ValueError as error:
+        raise HftlError(f"{paths[0]} and the files after it have different columns: {one_line(error)}") from None
+
+
+def read_folder(folder: Path, kind: Kind, read: Reader = read_shards) -> tuple[dict[str, Any], list[str]]:
+    """Splits found in a folder, as ``read`` gives those that are data files, and notes on what was left out.
 
     Tried in this order: data files named by split; sub-folders named by split; all of it train. The rows of a folder
     are one sub-folder a class, or a data file (that may name images in sub-folders). Everything is read in sorted
@@ -34,31 +51,32 @@ def read_folder(folder: Path, kind: Kind) -> tuple[dict[str, Dataset], list[str]
     files, folders = _tables_and_folders(folder)
     if by_split := _files_by_split(files):
         notes = [f"{path.name}: left out, it is not named by a split" for path in files if _split_of(path.stem) is None]
-        return {split: _read_shards(paths, split, kind) for split, paths in by_split.items()}, notes
+        notes += [note for split, paths in by_split.items() for note in _missing_shards(paths, split)]
+        return {split: read(paths, kind) for split, paths in by_split.items()}, notes
     if split_folders := _split_folders(folders, kind):
         left_out = [path.name for path in folders if path not in split_folders]
         notes = [f"{name}/: left out, it is no split with class folders or a data file" for name in left_out]
-        found: dict[str, Dataset] = {}
+        found: dict[str, Any] = {}
         for path, split in split_folders.items():
-            found[split], more = _read_rows(path, kind)
+            found[split], more = _read_rows(path, kind, read)
             notes += more
         return found, notes
     if [path.name for path in folders] == ["data"] and not files:  # a clone of a Hub set
-        return read_folder(folders[0], kind)
-    rows, notes = _read_rows(folder, kind)
+        return read_folder(folders[0], kind, read)
+    rows, notes = _read_rows(folder, kind, read)
     return {"train": rows}, notes
 
 
-def _read_rows(folder: Path, kind: Kind) -> tuple[Dataset, list[str]]:
+def _read_rows(folder: Path, kind: Kind, read: Reader) -> tuple[Any, list[str]]:
     """All rows of a folder that has no splits in it."""
     files, folders = _tables_and_folders(folder)
     classes = [path for path in folders if any(_is_input(file, kind) for file in _walk(path))]
     if len(files) == 1 and (len(classes) < 2 or files[0].stem.lower() == "metadata"):
-        return read_file(files[0], kind), []
+        return read(files, kind), []
     if classes:
         return _read_classes(folder, folders, kind)
     if files and _are_shards(files):
-        return _read_shards(files, folder.name, kind), []
+        return read(files, kind), _missing_shards(files, folder.name)
     raise _nothing_found(folder, files, folders, kind)
 
 
@@ -93,16 +111,18 @@ def _files_by_split(files: list[Path]) -> dict[str, list[Path]]:
 
 
 def _are_shards(paths: list[Path]) -> bool:
-    """Whether the names differ in their numbers alone: train.csv beside train_clean.csv is a question, not a union."""
-    return len({re.sub(r"\d+", "#", path.name) for path in paths}) == 1
+    """Whether the names differ in their numbers alone: train.csv beside train_clean.csv is a question, not a union.
+
+    The Hub puts a number and a digest into each: train-00000-of-00002-6ab1f02c9d3e4f57.parquet.
+    """
+    return len({re.sub(r"\d+", "#", re.sub(r"(-of-\d+)-[0-9a-f]{16}\b", r"\1", path.name)) for path in paths}) == 1
 
 
-def _read_shards(paths: list[Path], split: str, kind: Kind) -> Dataset:
-    parts = [read_file(path, kind) for path in paths]
-    try:
-        return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-    except ValueError as error:
-        raise HftlError(f"{paths[0].parent}: the files of {split} have different columns: {one_line(error)}") from None
+def _missing_shards(paths: list[Path], split: str) -> list[str]:
+    """A note where the names say that there should be more files."""
+    numbers = {(int(found[1]), int(found[2])) for path in paths if (found := SHARD.search(path.name))}
+    count = max((of for _, of in numbers), default=0)
+    return [f"{split}: {len(numbers)} of its {count} files are there"] if len(numbers) < count else []
 
 
 def _split_folders(folders: list[Path], kind: Kind) -> dict[Path, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import PIL.Image
 import PIL.ImageOps
@@ -29,29 +30,46 @@ def read_image(value: ImageValue) -> PIL.Image.Image:
         HftlError: it cannot be read; the file is named.
     """
     try:
-        return _upright_rgb(_opened(value))
+        return _upright_rgb(_opened(_encoded(value)))
     except Exception as error:  # noqa: BLE001 (Pillow's plugins raise nearly anything on damaged files)
         raise HftlError(f"{image_name(value)}: {_reason(error)}; replace or remove it") from None
 
 
-def why_unreadable(value: ImageValue | None) -> str | None:
-    """A short reason why training could not use this image, or None where it can.
+class Examined(NamedTuple):
+    """What there is to say of an image before training."""
+
+    reason: str | None
+    """Why training could not use it, in a few words; None where it can."""
+    digest: int
+    """64 bits of what it shows (of a JPEG: of its file), the same for the same picture; 0 where it is unreadable."""
+
+
+def examine(value: ImageValue | None) -> Examined:
+    """Whether training can use this image, and its digest.
 
     Decodes the whole image (JPEG at an eighth of its size: every byte is still parsed, so truncation is noticed).
     """
     if value is None:
-        return "no image"
+        return Examined("no image", 0)
     try:
-        image = _opened(value)
+        source = _encoded(value)
+        image = _opened(source)
         image.draft("RGB", (1, 1))
         image.load()
         # Pillow clips these to 8 bits without a word, so does every pipeline: a 16-bit scan would be all white.
         if image.mode == "F" or (image.mode.startswith("I") and _brightest(image) > 255):
-            return "more than 8 bits a pixel, which would be clipped to white: save it with 8"
-        _upright_rgb(image)
+            return Examined("more than 8 bits a pixel, which would be clipped to white: save it with 8", 0)
+        upright = _upright_rgb(image)
     except Exception as error:  # noqa: BLE001 (as above; the reason is kept)
-        return _reason(error)
-    return None
+        return Examined(_reason(error), 0)
+    if isinstance(source, bytes) and image.format in ("JPEG", "MPO"):  # an eighth of its pixels would say too little
+        return Examined(None, digest64(source))
+    return Examined(None, digest64(repr(upright.size).encode(), upright.tobytes()))
+
+
+def digest64(*parts: bytes) -> int:
+    """64 bits that stand for the bytes."""
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "little")
 
 
 def as_stored(value: ImageValue) -> dict[str, Any]:
@@ -77,14 +95,17 @@ def image_name(value: ImageValue | None) -> str:
     return f"image of {len(data)} bytes" if data else "no image"
 
 
-def _opened(value: ImageValue) -> PIL.Image.Image:
-    """The image, its pixels not decoded yet."""
-    if isinstance(value, PIL.Image.Image):
-        return value.copy()
+def _encoded(value: ImageValue) -> bytes | PIL.Image.Image:
+    """The bytes of its file, or the image itself where it is in memory."""
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path") or b""
     # Read whole: a path opened lazily would keep one file handle for each image that is alive.
-    return PIL.Image.open(io.BytesIO(Path(value).read_bytes() if isinstance(value, str) else value))
+    return Path(value).read_bytes() if isinstance(value, str) else value
+
+
+def _opened(source: bytes | PIL.Image.Image) -> PIL.Image.Image:
+    """The image, its pixels not decoded yet."""
+    return source.copy() if isinstance(source, PIL.Image.Image) else PIL.Image.open(io.BytesIO(source))
 
 
 def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

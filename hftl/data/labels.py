@@ -92,13 +92,14 @@ def sort_names(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def check_labels(used: Mapping[str, set[str]], given: Iterable[str], lone: str) -> list[str]:
+def check_labels(used: Mapping[str, set[str]], given: Iterable[str], lone: str, sampled: bool = False) -> list[str]:
     """Notes on labels that not every split has.
 
     Args:
         used: labels with rows, by split; train among them.
         given: splits that the user gave, apart from train.
         lone: "error" or "keep" labels that train alone has.
+        sampled: whether the splits are samples, in which chance decides what labels there are.
 
     Raises:
         HftlError: a label that train lacks, or that train alone has (unless kept).
@@ -106,9 +107,10 @@ def check_labels(used: Mapping[str, set[str]], given: Iterable[str], lone: str) 
     given = list(given)
     for split in given:
         if extra := sort_names(used[split] - used["train"]):
-            raise HftlError(f"{split} has {quoted(extra)}, which train lacks: add such rows to train, or mend {split}")
+            mend = "raise --task.max-rows" if sampled else f"add such rows to train, or mend {split}"
+            raise HftlError(f"{split} has {quoted(extra)}, which train lacks: {mend}")
     elsewhere = set().union(*(used[split] for split in given))
-    if given and lone == "error" and (alone := sort_names(used["train"] - elsewhere)):
+    if given and lone == "error" and not sampled and (alone := sort_names(used["train"] - elsewhere)):
         others = " and ".join(given)
         raise HftlError(
             f"train alone has {quoted(alone)}: add such rows to {others}, or accept it with --task.lone-labels keep"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,12 +10,21 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Image
+from numpy.typing import NDArray
 
-from hftl.data.checks import BadRow, skip_notes, unreadable_images, write_bad_rows
-from hftl.data.columns import USUAL_NAMES, Role, find_column
+from hftl.data.checks import (
+    BadRow,
+    Digests,
+    examine_images,
+    skip_notes,
+    text_digests,
+    write_bad_rows,
+)
+from hftl.data.columns import USUAL_NAMES, Role, find_column, find_texts
 from hftl.data.files import Kind
 from hftl.data.images import image_name
 from hftl.data.labels import MISSING, LabelColumn, check_labels, order_labels, quoted, read_labels
+from hftl.data.leaks import Leaks, Seen, find_contradictions, find_leaks
 from hftl.data.sampling import Ids, stratified
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
@@ -25,7 +35,10 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Checked data, ready to train on: columns image or text, label (ids), row (its number in the source)."""
+    """Checked data, ready to train on.
+
+    Columns: image, or text (and pair, where each row has two texts); label (ids); row (its number in the source).
+    """
 
     train: Dataset
     validation: Dataset
@@ -66,6 +79,15 @@ class _Part:
     labels: LabelColumn
     keep: Ids
     """Rows that are still in."""
+    pair: str | None = None
+    """The column of the second texts."""
+    digests: Digests | None = None
+    """Of the inputs of all rows in ``data`` that are still in."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of the input."""
+        return [self.column] if self.pair is None else [self.column, self.pair]
 
     def names_kept(self) -> set[str]:
         return replace(self.labels, codes=self.labels.codes[self.keep]).used()
@@ -83,6 +105,9 @@ def prepare(
     lone_labels: Literal["error", "keep"],
     known_labels: tuple[str, ...] | None,
     seed: int,
+    pair_column: str | None = None,
+    pairs: bool | None = False,
+    leaks: Leaks | None = None,
 ) -> Splits:
     """Splits of one shape from sources of any.
 
@@ -97,12 +122,15 @@ def prepare(
         lone_labels: what to do with a label that train alone has, although the user gave other splits.
         known_labels: the order of a kept head; the data's labels must be among them.
         seed: of the samples.
+        pair_column: the column of the second texts, where each row has two; see ``find_texts``.
+        pairs: whether each row has two texts; None, as the columns tell.
+        leaks: what to do with rows of train that another split has as well; None, not even look.
 
     Raises:
         HftlError: anything that the user has to decide or mend, named.
     """
     notes = list(sources.notes)
-    parts = _read_parts(sources, kind, input_column, label_column, notes)
+    parts = _read_parts(sources, kind, (input_column, pair_column, pairs), label_column, notes)
     bad = []
     for number, part in enumerate(parts):
         parts[number], found = _without_blanks(part, kind)
@@ -110,7 +138,7 @@ def prepare(
     _settle(parts, bad, bad_rows)
     labels = _all_labels(parts, known_labels, notes)
     given = [part.name for part in parts[1:]]
-    notes += _checked(parts, given, lone_labels, known_labels)
+    notes += _checked(parts, given, lone_labels, known_labels, sources.sampled)
 
     if max_rows is not None:
         parts = [_sampled(part, labels, max_rows, seed, notes) for part in parts]
@@ -122,30 +150,48 @@ def prepare(
         _settle(parts, unreadable, bad_rows)
         bad += unreadable
         # Skipping may have taken a label's last row from train; a sample need not have every label elsewhere.
-        _checked(parts, given, "keep", known_labels)
+        _checked(parts, given, "keep", known_labels, sources.sampled)
     notes += skip_notes(bad)
+    if leaks is not None:
+        parts = [_with_digests(part, kind) for part in parts]
+        parts[0], leaked = _without_leaks(parts, kind, leaks, notes)
+        bad += leaked
+        _checked(parts, given, "keep", known_labels, sources.sampled)
+        notes += _contradictions(parts[0], kind)
     if known_labels is None and (unused := [name for name in labels if not any(name in p.names_kept() for p in parts)]):
         notes.append(f"labels: no row has {quoted(unused)}; the head gets an output all the same")
 
     if "validation" not in given:
         parts[:1] = _cut(parts[0], labels, validation_fraction, seed, notes)
+        if leaks is not None:
+            parts[0], leaked = _without_leaks(parts[:2], kind, leaks, notes)
+            bad += leaked
+            _checked(parts, given, "keep", known_labels, sources.sampled)
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
     return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
 
 
 def _read_parts(
-    sources: Sources, kind: Kind, input_column: str | None, label_column: str | None, notes: list[str]
+    sources: Sources,
+    kind: Kind,
+    choice: tuple[str | None, str | None, bool | None],
+    label_column: str | None,
+    notes: list[str],
 ) -> list[_Part]:
     """Each split with its columns found (train's hold for all) and its labels read; train first."""
     train = sources.splits["train"]
     taken = [label_column] if label_column else []
-    named = input_column, label_column
-    input_column = _found(train, kind, input_column, taken, "train")
-    label_column = _found(train, "label", label_column, [input_column], "train")
+    named = choice[0], label_column
+    input_column, pair = _found_inputs(train, kind, choice, taken, "train")
+    label_column = _found(train, "label", label_column, [input_column, *([pair] if pair else [])], "train")
+    if pair and choice[1] is None:
+        notes.append(
+            f"columns: each row is the pair of '{input_column}' and '{pair}'; --task.text-column names a single text"
+        )
     roles: tuple[Role, Role] = (kind, "label")
-    for role, column, choice in zip(roles, (input_column, label_column), named, strict=True):
-        if choice is None and column.strip().lower() not in USUAL_NAMES[role]:
+    for role, column, named_column in zip(roles, (input_column, label_column), named, strict=True):
+        if named_column is None and column.strip().lower() not in USUAL_NAMES[role] and not (pair and role == kind):
             notes.append(
                 f"columns: '{column}' is taken for the {role}, by its type; --task.{role}-column names another"
             )
@@ -159,10 +205,10 @@ def _read_parts(
         if name == "test" and label_column not in data.features:
             notes.append(f"test: left out, it has no label column '{label_column}'")
             continue
-        for column in (input_column, label_column):
+        for column in (input_column, label_column, *([pair] if pair else [])):
             if column not in data.features:
                 raise HftlError(f"{name}: it has no column '{column}', which train has; give it the same columns")
-        _found(data, kind, input_column, taken, name)
+        _found_inputs(data, kind, (input_column, pair, pair is not None), taken, name)
         _found(data, "label", label_column, [input_column], name)
         labels = _prefixed(name, read_labels, data, label_column)
         if name == "test" and (labels.codes == MISSING).all():
@@ -171,8 +217,18 @@ def _read_parts(
         data = data.with_format(None)
         if isinstance(data.features[input_column], Image) or "binary" in str(data.features[input_column]):
             data = data.cast_column(input_column, Image(decode=False))
-        parts.append(_Part(name, data, input_column, labels, np.arange(len(data))))
+        parts.append(_Part(name, data, input_column, labels, np.arange(len(data)), pair))
     return parts
+
+
+def _found_inputs(
+    data: Dataset, kind: Kind, choice: tuple[str | None, str | None, bool | None], taken: list[str], split: str
+) -> tuple[str, str | None]:
+    """The column of the input, and that of the second texts."""
+    if kind == "image":
+        return _found(data, kind, choice[0], taken, split), None
+    found: tuple[str, str | None] = _prefixed(split, find_texts, data, *choice, taken)
+    return found
 
 
 def _found(data: Dataset, role: Role, named: str | None, taken: Iterable[str], split: str) -> str:
@@ -204,19 +260,28 @@ def _all_labels(parts: list[_Part], known: tuple[str, ...] | None, notes: list[s
         return known
     folded: dict[str, str] = {}
     for name in labels:
-        twin = folded.setdefault(" ".join(name.casefold().split()), name)
+        twin = folded.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), name)
         if twin != name:
-            notes.append(f"labels: '{twin}' and '{name}' differ only in capitals or spaces, and count as two")
+            form = "the Unicode form of their letters" if _same_letters(twin, name) else "capitals or spaces"
+            notes.append(f"labels: '{twin}' and '{name}' differ only in {form}, and count as two")
     return labels
 
 
-def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, ...] | None) -> list[str]:
+def _same_letters(one: str, other: str) -> bool:
+    """Whether they are the same but for composed or decomposed accents."""
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+
+def _checked(
+    parts: list[_Part], given: list[str], lone: str, known: tuple[str, ...] | None, sampled: bool
+) -> list[str]:
     """Notes on labels that not every split has; what cannot be trained or scored raises."""
     used = {part.name: part.names_kept() for part in parts}
-    notes = check_labels(used, given, lone)
+    notes = check_labels(used, given, lone, sampled)
     if len(used["train"]) < 2 and known is None:
         raise HftlError(
-            f"all usable rows have {quoted(sorted(used['train']))}: to classify takes two labels; add rows of another"
+            f"all {len(parts[0].keep):,} usable rows of train have {quoted(sorted(used['train']))}: to classify takes "
+            f"two labels; {'raise --task.max-rows' if sampled else 'add rows of another'}"
         )
     return notes
 
@@ -224,24 +289,70 @@ def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, 
 def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
     """The part less its rows without a label or with blank text."""
     unlabelled = part.labels.codes == MISSING
-    blank = np.zeros_like(unlabelled)
+    reasons = np.where(unlabelled, "no label", "").astype(object)
     if kind == "text":
-        text = part.data.with_format("arrow").select_columns([part.column])[:][part.column]
-        # Trimmed as Python does: a no-break space alone is blank, too.
-        blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0), True).to_numpy()
-    bad = []
-    for row in np.flatnonzero(unlabelled | blank).tolist():
-        value = part.data[row][part.column]
-        name = " ".join((value or "").split())[:60] if kind == "text" else image_name(value)
-        bad.append(BadRow(part.name, row, name, "no text" if blank[row] else "no label"))
+        for column, reason in reversed([*zip(part.columns, ("no text", "no second text"), strict=False)]):
+            reasons[_blank(part.data, column)] = reason
+    bad = [
+        BadRow(part.name, row, _name(part, row, kind), reasons[row]) for row in np.flatnonzero(reasons != "").tolist()
+    ]
     # What is skipped must not bring in a label of its own.
-    labels = replace(part.labels, codes=np.where(blank, MISSING, part.labels.codes))
+    labels = replace(part.labels, codes=np.where(reasons != "", MISSING, part.labels.codes))
     return replace(part, labels=labels, keep=np.flatnonzero(labels.codes != MISSING)), bad
 
 
+def _blank(data: Dataset, column: str) -> NDArray[np.bool_]:
+    """Where the text is missing or all white space, shape (rows,); read a chunk at a time, for it may be large."""
+    text = data.with_format("arrow").select_columns([column])[:][column]
+    # Trimmed as Python does: a no-break space alone is blank, too.
+    chunks = (pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(chunk)), 0) for chunk in text.chunks)
+    return np.concatenate([pc.fill_null(chunk, True).to_numpy(zero_copy_only=False) for chunk in chunks])
+
+
+def _name(part: _Part, row: int, kind: Kind) -> str:
+    """What to call a row in a message: its file, or the beginning of its text."""
+    values = part.data.select_columns(part.columns)[row]
+    if kind == "image":
+        return image_name(values[part.column])
+    texts = (" ".join((values[column] or "").split()) for column in part.columns)
+    return " ||| ".join(text[: 60 // len(part.columns)] for text in texts) if part.pair else next(texts)[:60]
+
+
 def _without_unreadable(part: _Part) -> tuple[_Part, list[BadRow]]:
-    bad = unreadable_images(part.data, part.column, part.keep, part.name)
-    return replace(part, keep=np.setdiff1d(part.keep, [row.row for row in bad])), bad
+    bad, found = examine_images(part.data, part.column, part.keep, part.name)
+    digests = np.zeros(len(part.data), dtype=np.uint64)
+    digests[part.keep] = found
+    return replace(part, keep=np.setdiff1d(part.keep, [row.row for row in bad]), digests=digests), bad
+
+
+def _with_digests(part: _Part, kind: Kind) -> _Part:
+    """The part with a digest of every text; images have theirs since they were looked at."""
+    if kind == "image":
+        return part
+    digests = np.zeros(len(part.data), dtype=np.uint64)
+    digests[part.keep] = text_digests(part.data, part.columns, part.keep)
+    return replace(part, digests=digests)
+
+
+def _seen(part: _Part, kind: Kind) -> Seen:
+    assert part.digests is not None
+    return Seen(part.name, part.keep, part.digests[part.keep], lambda row: _name(part, row, kind))
+
+
+def _without_leaks(parts: list[_Part], kind: Kind, choice: Leaks, notes: list[str]) -> tuple[_Part, list[BadRow]]:
+    """Train, less its rows that another split has as well where they are to be dropped; what is dropped."""
+    dropped, said = find_leaks(_seen(parts[0], kind), [_seen(part, kind) for part in parts[1:]], choice)
+    train = replace(parts[0], keep=np.setdiff1d(parts[0].keep, [row.row for row in dropped]))
+    _settle([train], dropped, "skip")
+    notes += [*said, *skip_notes(dropped)]
+    return train, dropped
+
+
+def _contradictions(train: _Part, kind: Kind) -> list[str]:
+    labels = train.labels
+    return find_contradictions(
+        _seen(train, kind), labels.codes[train.keep], lambda row: labels.names[labels.codes[row]]
+    )
 
 
 def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
@@ -291,10 +402,11 @@ def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, note
 
 
 def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
-    """The kept rows with their columns: the input, label, row."""
-    data = part.data.select_columns([part.column])
-    if part.column != kind:
-        data = data.rename_column(part.column, kind)
+    """The kept rows with their columns: the input (of texts, the second as well), label, row."""
+    data = part.data.select_columns(part.columns)
+    names = {column: name for column, name in zip(part.columns, (kind, "pair"), strict=False) if column != name}
+    if names:
+        data = data.rename_columns(names)
     # Columns are added before rows are chosen: added to a selection they would copy every image.
     data = data.add_column("label", part.labels.to_ids(labels)).add_column("row", np.arange(len(data)))
     return data.select(part.keep)

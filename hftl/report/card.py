@@ -30,6 +30,8 @@ Plain = dict[str, Any]
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 EXAMPLES = {"image-classification": '"photo.jpg"', "text-classification": '"a text of any length", truncation=True'}
 """What a pipeline of the task is called with."""
+PAIR_EXAMPLE = '{"text": "the first text", "text_pair": "the second"}, truncation=True'
+"""The same, of a model for pairs of texts."""
 SPLITS = ("validation", "test")
 MANY_LABELS = 100
 """Labels beyond these are only counted."""
@@ -192,7 +194,8 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
 
 def _use(recipe: Plain) -> str:
     task = recipe["task"]["name"]
-    call = f"answer({EXAMPLES[task]})" if task in EXAMPLES else "answer(...)"
+    example = PAIR_EXAMPLE if recipe["task"].get("pairs") else EXAMPLES.get(task, "...")
+    call = f"answer({example})"
     if recipe["task"].get("truncation") == "head+tail":
         call += "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
     return f"""## Use

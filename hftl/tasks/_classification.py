@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
 from hftl.phase import Strict
@@ -38,12 +38,19 @@ class Classification(Strict):
     """Column of the labels; unset, found by name and type."""
     max_rows: int | None = None
     """For quick tries: at most so many rows of each split, stratified and seeded."""
+    streaming: bool = False
+    """For data files and Hub sets too large for memory or disk: read them as a stream, and keep only the columns and
+    (with max_rows) rows that are used, in the cache folder of datasets. Such a sample is shuffled, not stratified:
+    that would take reading all labels first."""
     validation_fraction: float = 0.2
     """Part of the training rows that becomes the validation split where the data have none."""
     bad_rows: Literal["skip", "error"] = "skip"
     """Rows without label or with unreadable input: skipped and listed in the run folder, or an error."""
     lone_labels: Literal["error", "keep"] = "error"
     """A label that the training split alone has."""
+    leaks: Literal["note", "drop", "error"] = "note"
+    """Training rows that the validation or test split has as well: counted in a note, taken out of train, or an
+    error."""
     label_map: dict[str, str] = field(default_factory=dict)
     """Names of the model's labels -> the data's, where the pretrained head is kept."""
     label_smoothing: float = 0.0
@@ -68,25 +75,36 @@ class Classification(Strict):
     def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
         """See ``Task``."""
         from hftl import heads
-        from hftl.data import sources, splits
+        from hftl.data import sources, splits, streams
 
         if self.label_map and not keep_head:
             raise HftlError(
                 "--task.label-map: it names labels of the pretrained head; add --keep-head, or leave it out"
             )
         known = heads.own_labels(self.auto_class, model, self.label_map, trust_remote_code) if keep_head else None
+        choice: dict[str, Any] = {
+            "kind": self.kind,
+            "input_column": getattr(self, f"{self.kind}_column"),
+            "pair_column": getattr(self, "pair_column", None),
+            "pairs": getattr(self, "pairs", False),
+            "label_column": self.label_column,
+            "max_rows": self.max_rows,
+            "seed": seed,
+        }
+        streaming = streams.Wanted(**choice) if self.streaming else None
         return splits.prepare(
-            sources.load(self.data, kind=self.kind, subset=self.subset),
-            kind=self.kind,
-            input_column=getattr(self, f"{self.kind}_column"),
-            label_column=self.label_column,
-            max_rows=self.max_rows,
+            sources.load(self.data, kind=self.kind, subset=self.subset, streaming=streaming),
+            **choice,
             validation_fraction=self.validation_fraction if cut else 0.0,
             bad_rows=self.bad_rows,
             lone_labels=self.lone_labels,
             known_labels=known,
-            seed=seed,
+            leaks=self.leaks if cut else None,
         )
+
+    def resolved(self, splits: Splits) -> Self:  # noqa: ARG002 (no modality but text leaves anything to the data)
+        """See ``Task``."""
+        return self
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """See ``Task``. That the model is there and fits the task is seen first: it is the likelier mistake."""

@@ -7,7 +7,7 @@ so one task serves training, evaluation and prediction alike. Tasks never see th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,9 @@ class Task(Protocol):
 
         Where there is no validation split, one is ``cut`` from train (else it is empty).
         """
+
+    def resolved(self, splits: Splits) -> Self:
+        """The task with what these data decided filled in, so that a run reads other data the same way."""
 
     def load_model(
         self,

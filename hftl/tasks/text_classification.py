@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets, quiet_transformers
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hftl.data.batches import Batch, Indices
-    from hftl.data.splits import BadRow
+    from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
 CUT_VERSION = 1
 """To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""
 CACHED_ROWS = 1000
 """Fewer rows are tokenised anew faster than they are found."""
+BETWEEN = "|||"
+"""What separates the two texts of a pair that is given as one string."""
 HEAD_SHARE = 0.25
 """Part of the tokens that head+tail truncation takes from the beginning (128 of 510 in Sun et al. 2019)."""
 
@@ -38,15 +40,26 @@ class TextClassification(Classification):
     lr: ClassVar[float] = 5e-5
 
     text_column: str | None = None
-    """Column of the texts; unset, found by name and type."""
+    """Column of the texts; unset, found by name and type. Named alone, each row has this one text."""
+    pair_column: str | None = None
+    """Column of the second texts, where each row is a pair (inference, paraphrase). Unset, and the text column too:
+    found by the usual names, such as premise and hypothesis, sentence1 and sentence2."""
+    pairs: bool | None = None
+    """Whether each row is a pair of texts; unset, the columns tell."""
     max_length: int = 256
     """Most tokens of a text that the model sees, special tokens included (at most what the model takes)."""
     truncation: Literal["head", "tail", "head+tail"] = "head"
     """Which part of a longer text is kept; head+tail: a quarter of the tokens from its beginning, the rest from its
-    end (Sun et al. 2019)."""
+    end (Sun et al. 2019). Of a pair the longer text is cut first, each in this way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pair_column is not None and self.pairs is False:
+            raise HftlError(
+                f"pair_column: '{self.pair_column}' is named although pairs is false; leave one of them out"
+            )
+        if self.pair_column is not None and self.pair_column == self.text_column:
+            raise HftlError(f"pair_column: '{self.pair_column}' is the text column too; name another")
         if self.max_length < 8:
             raise HftlError(f"max_length: {self.max_length} is too short; use at least 8 tokens")
 
@@ -103,34 +116,69 @@ class TextClassification(Classification):
             config.pad_token_id = processor.pad_token_id
         return loaded
 
+    def resolved(self, splits: Splits) -> Self:
+        """See ``Task``: whether rows are pairs."""
+        return replace(self, pairs="pair" in splits.train.column_names)
+
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> TextExamples:  # noqa: ARG002 (texts have no views)
         """See ``Task``."""
         import numpy as np
 
+        paired = "pair" in dataset.column_names
         tokenised = tokenise(dataset, processor, self.truncation)
         lengths = np.asarray(tokenised["length"], dtype=np.int64)
-        cut = int(np.asarray(tokenised["cut"]).sum())
-        kept = {"head": "beginning", "tail": "end", "head+tail": "beginning and end"}[self.truncation]
-        note = (
-            f"{cut:,} of {len(lengths):,} texts are longer than {processor.model_max_length} tokens; "
-            f"their {kept} is used (--task.max-length, --task.truncation)"
-        )
-        return TextExamples(tokenised, processor, lengths, (note,) if cut else ())
+        notes = []
+        if cut := int(np.asarray(tokenised["cut"]).sum()):
+            kept = {"head": "beginning", "tail": "end", "head+tail": "beginning and end"}[self.truncation]
+            whose = f"the {kept} of each text is used, the longer cut first" if paired else f"their {kept} is used"
+            notes.append(
+                f"{cut:,} of {len(lengths):,} {'pairs' if paired else 'texts'} are longer than "
+                f"{processor.model_max_length} tokens; {whose} (--task.max-length, --task.truncation)"
+            )
+        if paired and None not in processor("a", "a").sequence_ids()[1:-1]:
+            notes.append("this model's tokenizer puts nothing between the two texts of a pair")
+        return TextExamples(tokenised, processor, lengths, tuple(notes))
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
-        """Texts as strings, .txt files, folders of them, or tables with a column of texts."""
+        """Texts as strings, .txt files, folders of them, or tables with a column of texts.
+
+        Where the rows are pairs: two strings, one string with ``|||`` between the two, or tables with both columns.
+        """
         from datasets import Dataset
 
         from hftl.data.splits import BadRow
 
-        found = [pair for item in inputs for pair in self._texts(str(item))]
-        bad = [BadRow("inputs", row, name, "empty text") for row, (name, text) in enumerate(found) if not text.strip()]
-        good = [(name, text) for name, text in found if text.strip()]
+        found = [(row, self._why_bad(row[1:])) for item in inputs for row in self._texts(item)]
+        bad = [BadRow("inputs", number, row[0], why) for number, (row, why) in enumerate(found) if why]
+        good = [row for row, why in found if not why]
         if not good:
-            raise HftlError(f"no text to predict: {bad[0].name!r} is empty" if bad else "no text to predict")
-        return Dataset.from_dict({"name": [n for n, _ in good], "text": [text for _, text in good]}), bad
+            raise HftlError(f"no text to predict: {bad[0].name!r}: {bad[0].reason}" if bad else "no text to predict")
+        columns = ("name", "text", "pair") if self.paired else ("name", "text")
+        return Dataset.from_dict(dict(zip(columns, map(list, zip(*good, strict=True)), strict=True))), bad
 
-    def _texts(self, item: str) -> list[tuple[str, str]]:
+    @property
+    def paired(self) -> bool:
+        """Whether rows are known to be pairs."""
+        return bool(self.pairs or self.pair_column)
+
+    def _why_bad(self, texts: Sequence[str]) -> str | None:
+        """Why these cannot be a row of the run."""
+        if self.paired and len(texts) < 2:
+            return f"one text, and this run takes two; put {BETWEEN} between them"
+        if not self.paired and len(texts) > 1:
+            return "two texts, and this run takes one"
+        return None if all(text.strip() for text in texts) else "empty text"
+
+    def _texts(self, item: Any) -> list[tuple[str, ...]]:
+        """What an input holds: for each row its name and its text or texts."""
+        if isinstance(item, tuple | list):
+            return [(f" {BETWEEN} ".join(map(str, item)), *map(str, item))]
+        rows = self._single_texts(str(item))
+        if not self.paired:
+            return rows
+        return [(name, *(part.strip() for part in texts[0].split(BETWEEN, 1)), *texts[1:]) for name, *texts in rows]
+
+    def _single_texts(self, item: str) -> list[tuple[str, ...]]:
         from hftl.data import columns, sources
 
         expanded = os.path.expanduser(item)  # unlike pathlib's, these two take any text, however long
@@ -143,14 +191,18 @@ class TextClassification(Classification):
             return [(str(f), f.read_text(encoding="utf-8", errors="replace")) for f in sorted(path.rglob("*.txt"))]
         if path.suffix.lower() in sources.TABLE_EXTENSIONS:
             table = sources.load(item, kind="text").splits["train"]
-            texts = table[columns.find_column(table, "text", self.text_column, ())]
-            return [(f"{item}:{row}", text or "") for row, text in enumerate(texts)]
+            found = columns.find_texts(table, self.text_column, self.pair_column, self.paired, ())
+            texts = ([text or "" for text in table[column]] for column in found if column)
+            return [(f"{item}:{number}", *row) for number, row in enumerate(zip(*texts, strict=True))]
         return [(item, path.read_text(encoding="utf-8", errors="replace"))]
 
 
 @dataclass(frozen=True)
 class TextExamples:
-    """Tokenised rows as batches of ``input_ids`` and ``attention_mask``, shape (rows, longest of the batch)."""
+    """Tokenised rows as batches of ``input_ids`` and ``attention_mask``, shape (rows, longest of the batch).
+
+    Pairs have ``token_type_ids`` too where the tokenizer gives them to its model: which text a token is of.
+    """
 
     dataset: Dataset
     tokenizer: Any
@@ -172,7 +224,8 @@ class TextExamples:
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
-        inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
+        unpadded = {name: rows[name] for name in ("input_ids", "token_type_ids") if name in rows}
+        inputs = self.tokenizer.pad(unpadded, return_tensors="pt")
         targets = torch.tensor(rows["label"]) if "label" in rows else None
         return Batch(dict(inputs), targets, torch.tensor(indices))
 
@@ -180,44 +233,47 @@ class TextExamples:
 def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     """The rows with ``input_ids`` cut to the tokenizer's ``model_max_length``, ``length``, and whether it ``cut``.
 
-    Many rows are kept in the cache folder of ``datasets``, under a name made of the rows' fingerprint, the tokenizer's
-    whole state and the way of cutting.
+    Pairs also get ``token_type_ids`` where the tokenizer's model takes them. Many rows are kept in the cache folder of
+    ``datasets``, under a name made of the rows' fingerprint, the tokenizer's whole state and the way of cutting.
     """
     import hashlib
 
     from datasets import config
 
+    columns = [name for name in ("text", "pair") if name in dataset.column_names]
+    with_types = len(columns) == 2 and "token_type_ids" in tokenizer.model_input_names
     parts = (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, truncation)
-    name = hashlib.sha256("\n".join(map(str, (*parts, HEAD_SHARE, CUT_VERSION))).encode()).hexdigest()[:16]
+    key = "\n".join(map(str, (*parts, HEAD_SHARE, CUT_VERSION, *columns[1:], *(["types"] if with_types else []))))
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
     file = None
     if len(dataset) >= CACHED_ROWS:
         file = Path(config.HF_DATASETS_CACHE) / "hftl" / f"{name}.arrow"
         file.parent.mkdir(parents=True, exist_ok=True)
+    limit = tokenizer.model_max_length
+    fields = ["input_ids", "token_type_ids"] if with_types else ["input_ids"]
 
-    def cut_batch(texts: list[str]) -> dict[str, list[Any]]:
+    def cut_batch(*texts: list[str]) -> dict[str, list[Any]]:
         coded = tokenizer(
-            texts,
+            *texts,
             truncation=False,
-            return_special_tokens_mask=True,
             return_attention_mask=False,
-            return_token_type_ids=False,
+            return_token_type_ids=with_types,
             verbose=False,
         )
-        limit = tokenizer.model_max_length
-        pairs = zip(coded["input_ids"], coded["special_tokens_mask"], strict=True)
-        ids = [cut(tokens, special, limit, truncation) for tokens, special in pairs]
-        return {
-            "input_ids": ids,
-            "length": [len(tokens) for tokens in ids],
-            "cut": [len(tokens) > limit for tokens in coded["input_ids"]],
-        }
+        found: dict[str, list[Any]] = {field: coded[field] for field in fields}
+        too_long = [len(tokens) > limit for tokens in coded["input_ids"]]
+        for row in (row for row, over in enumerate(too_long) if over):
+            places = kept_places(coded.sequence_ids(row), limit, truncation)
+            for values in found.values():
+                values[row] = [values[row][place] for place in places]
+        return {**found, "length": [len(tokens) for tokens in found["input_ids"]], "cut": too_long}
 
     with quiet_datasets():
         return dataset.map(
             cut_batch,
             batched=True,
-            input_columns=["text"],
-            remove_columns=["text"],
+            input_columns=columns,
+            remove_columns=columns,
             new_fingerprint=name,
             cache_file_name=None if file is None else str(file),
             keep_in_memory=file is None,
@@ -225,16 +281,23 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
         )
 
 
-def cut(tokens: list[int], special: list[int], limit: int, truncation: str) -> list[int]:
-    """At most ``limit`` tokens: the special ones around the text, and its head, its tail, or both.
+def kept_places(texts: Sequence[int | None], limit: int, truncation: str) -> list[int]:
+    """Which tokens stay of a row that has more than ``limit``: special ones, and each text's head, tail, or both.
 
+    Of a pair the longer text is cut first, until both are of one length (``longest_first`` of ``transformers``).
     Source of head+tail: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?".
+
+    Args:
+        texts: the text that each token is of, 0 or 1; None for special tokens.
+        limit: tokens in all, special ones included.
+        truncation: "head", "tail" or "head+tail".
     """
-    excess = len(tokens) - limit
-    if excess <= 0:
-        return tokens
-    before = next((i for i, flag in enumerate(special) if not flag), len(tokens))
-    after = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
-    room = limit - before - after
-    head = {"head": room, "tail": 0, "head+tail": round(HEAD_SHARE * room)}[truncation]
-    return tokens[: before + head] + tokens[before + head + excess :]
+    kept = [place for place, text in enumerate(texts) if text is None]
+    first, second = ([place for place, text in enumerate(texts) if text == number] for number in (0, 1))
+    shorter, longer = sorted((first, second), key=len)  # of a single text, the second has no tokens
+    room = max(limit - len(kept), 0)
+    least = min(len(shorter), room // 2)
+    for places, share in ((shorter, least), (longer, room - least)):
+        head = {"head": share, "tail": 0, "head+tail": round(HEAD_SHARE * share)}[truncation]
+        kept += places[:head] + places[len(places) - (share - head) :]
+    return sorted(kept)

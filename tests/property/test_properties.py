@@ -17,7 +17,7 @@ from hftl.phase import Phase
 from hftl.recipe import Recipe, from_dict, read_yaml, resolve_phases, to_dict, to_yaml
 from hftl.schedule import factor
 from hftl.tasks import ImageClassification, TextClassification
-from hftl.tasks.text_classification import HEAD_SHARE, cut
+from hftl.tasks.text_classification import HEAD_SHARE, kept_places
 
 seeds = st.lists(st.integers(0, 2**32), min_size=1, max_size=3)
 
@@ -200,17 +200,31 @@ def test_resolving_leaves_nothing_open(declared, start, head_lr, lr):
     st.sampled_from(["head", "tail", "head+tail"]),
 )
 def test_cutting_a_text(before, words, after, limit, truncation):
-    start, end = [-1, -2, -3][:before], [-7, -8, -9][:after]
-    tokens = [*start, *range(words), *end]
-    special = [1] * before + [0] * words + [1] * after
-    found = cut(tokens, special, limit, truncation)
-    assert len(found) == min(limit, len(tokens))
-    assert found[:before] == start
-    assert found[len(found) - after :] == end
-    kept = found[before : len(found) - after]
-    room = len(kept)
-    first = {"head": room, "tail": 0, "head+tail": round(HEAD_SHARE * room)}[truncation] if room < words else room
-    assert kept == [*range(first), *range(words - (room - first), words)]
+    texts = [None] * before + [0] * words + [None] * after
+    found = kept_places(texts, limit, truncation)
+    total = len(texts)
+    if total <= limit:
+        return  # nothing is asked of it then
+    assert len(found) == limit
+    assert found[:before] == [*range(before)]
+    assert found[limit - after :] == [*range(total - after, total)]
+    room = limit - before - after
+    head = {"head": room, "tail": 0, "head+tail": round(HEAD_SHARE * room)}[truncation]
+    places = [*range(before, before + words)]
+    assert found[before : limit - after] == places[:head] + places[words - (room - head) :]
+
+
+@given(st.integers(0, 90), st.integers(0, 90), st.integers(8, 64), st.sampled_from(["head", "tail", "head+tail"]))
+def test_cutting_a_pair(first, second, limit, truncation):
+    texts = [None, *[0] * first, None, *[1] * second, None]
+    if len(texts) <= limit:
+        return
+    kept = [texts[place] for place in kept_places(texts, limit, truncation)]
+    assert len(kept) == limit
+    assert kept.count(None) == 3
+    one, two = kept.count(0), kept.count(1)
+    assert one == first or one >= two - 1  # what is cut is the longer, until they are as long
+    assert two == second or two >= one - 1
 
 
 @given(

@@ -112,6 +112,27 @@ def test_evaluate_other_data_forgets_what_was_said_of_the_own(
     assert seen == [2, 50]
 
 
+def test_a_run_on_a_stream_is_evaluated_on_the_same_sample(
+    tiny_model: TinyModel, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
+    rows = Dataset.from_csv(str(reviews), cache_dir=str(tmp_path / "csv"))
+    for number in range(3):
+        rows.shard(3, number).to_parquet(tmp_path / "data" / f"train-0000{number}-of-00003.parquet")
+    task = TextClassification(str(tmp_path / "data"), streaming=True, max_rows=30)
+    recipe = Recipe(task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32")
+    Trainer(recipe).fit(lambda record: None)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "hftl").iterdir()}
+    predictor = Predictor(tmp_path / "run")
+    scores = predictor.evaluate()
+    assert scores == pytest.approx(json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"], abs=1e-6)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "hftl").iterdir()} == kept
+    assert any("30 rows of a stream" in note for note in predictor.notes)
+    whole = predictor.evaluate(data=str(tmp_path / "data"))  # all 60
+    assert whole == pytest.approx(predictor.evaluate(data=rows), abs=1e-6)
+
+
 class TestInputs:
     """Everything a person may hand in."""
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from hftl.data.columns import find_column
+from hftl.data.columns import find_column, find_texts
 
 ONE: dict[str, Any] = {
     "string": "a", "int64": 1, "float64": 0.5, "bool": True, "binary": b"1", "class": 0,
@@ -85,3 +85,39 @@ def test_named(one_line_error):
         find_column(rows, "label", "day", [])
     with one_line_error("'tags'", "several labels"):
         find_column(rows, "label", "tags", [])
+
+
+GLUE = {"sentence2": "string", "Sentence1": "string", "idx": "int64"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "expected"),
+    [
+        ({"premise": "string", "hypothesis": "string"}, {}, ("premise", "hypothesis")),
+        (GLUE, {}, ("Sentence1", "sentence2")),
+        ({"question": "string", "sentence": "string", "label": "string"}, {}, ("question", "sentence")),
+        ({"text": "string", "sentence1": "string"}, {}, ("text", None)),
+        ({"text": "string", "query": "int64", "document": "string"}, {}, ("text", None)),
+        (GLUE, {"text": "sentence2"}, ("sentence2", None)),  # named alone: one text a row
+        (GLUE, {"text": "Sentence1"}, ("Sentence1", None)),
+        (GLUE, {"text": "Sentence1", "pairs": True}, ("Sentence1", "sentence2")),
+        (GLUE, {"pair": "sentence2"}, ("Sentence1", "sentence2")),
+        (GLUE, {"text": "sentence2", "pair": "Sentence1"}, ("sentence2", "Sentence1")),
+        ({"a": "string", "b": "string", "n": "int64"}, {"pair": "a"}, ("b", "a")),
+        ({"text": "string", "premise": "string", "hypothesis": "string"}, {"pairs": False}, ("text", None)),
+        ({"question": "string", "passage": "string", "text": "string"}, {"taken": ["passage"]}, ("text", None)),
+    ],
+)
+def test_one_text_or_a_pair(columns, options, expected):
+    usual: dict[str, Any] = {"text": None, "pair": None, "pairs": None, "taken": []}
+    assert find_texts(table(**columns), **{**usual, **options}) == expected
+
+
+def test_pairs_that_are_not_there(one_line_error):
+    rows = table(body="string", other="string", n="int64")
+    with one_line_error("no column 'second'", "other (string)", "--task.pair-column"):
+        find_texts(rows, None, "second", None, [])
+    with one_line_error("'n' is int64", "--task.pair-column"):
+        find_texts(rows, None, "n", None, [])
+    with one_line_error("no known pair", "other (string)", "--task.pair-column"):
+        find_texts(rows, "body", None, True, [])

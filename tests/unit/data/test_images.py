@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.image_utils import load_image
 
-from hftl.data.images import IMAGE_EXTENSIONS, as_stored, image_name, read_image, why_unreadable
+from hftl.data.images import IMAGE_EXTENSIONS, as_stored, examine, image_name, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 64, 3), dtype=np.uint8)
 PHOTO = Image.fromarray(PIXELS)
@@ -19,6 +19,10 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def why_unreadable(value: object) -> str | None:
+    return examine(value).reason
 
 
 def as_modes() -> dict[str, bytes]:
