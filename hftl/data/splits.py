@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import ClassLabel, Dataset, Image
 
 from hftl.data.checks import BadRow, skip_notes, unreadable_images, write_bad_rows
 from hftl.data.columns import USUAL_NAMES, Role, find_column
@@ -25,7 +25,7 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Checked data, ready to train on: columns image or text, label (ids), row (its number in the source)."""
+    """Checked data, ready to train on: columns image or text, label (a ClassLabel), row (its number in the source)."""
 
     train: Dataset
     validation: Dataset
@@ -296,5 +296,7 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     if part.column != kind:
         data = data.rename_column(part.column, kind)
     # Columns are added before rows are chosen: added to a selection they would copy every image.
-    data = data.add_column("label", part.labels.to_ids(labels)).add_column("row", np.arange(len(data)))
+    classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
+    data = data.add_column("label", part.labels.to_ids(labels), feature=classes)
+    data = data.add_column("row", np.arange(len(data)))
     return data.select(part.keep)
