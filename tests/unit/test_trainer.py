@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from hftl import HftlError, Phase, Recipe, Trainer, strategies
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks.image_classification import ImageExamples
 
 TinyModel = Callable[[str], Path]
 
@@ -125,6 +126,31 @@ def test_accumulation_changes_nothing_but_the_order_of_sums(
     whole, pieces = fit("whole", 1), fit("pieces", accumulation)
     assert len(whole) == 12
     np.testing.assert_allclose(whole, pieces, rtol=2e-4)
+
+
+def test_random_views_and_mixed_labels_are_for_phases_that_train_blocks(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never for the head alone, nor to validate or test."""
+    read: list[tuple[int, bool]] = []
+    get = ImageExamples.__getitems__
+
+    def spy(examples: ImageExamples, rows: list[int]) -> Any:
+        batch = get(examples, rows)
+        if batch.targets is not None:
+            read.append((len(examples), batch.targets.is_floating_point()))
+        return batch
+
+    monkeypatch.setattr(ImageExamples, "__getitems__", spy)
+    task = ImageClassification(str(photos), mixup=0.2, cutmix=1.0, rand_augment=2, erasing=0.5)
+    phases = (Phase("head", 1, 1e-2), Phase("neck", 1, 1e-2), Phase(1, 2, 1e-2), Phase("all", 1, 1e-2))
+    recipe = quick(task, tiny_model("vit"), tmp_path / "run", phases=phases)
+    losses = [record.loss for record in Trainer(recipe).run() if isinstance(record, StepTaken)]
+    assert len(losses) == 15
+    assert np.isfinite(np.array(losses, dtype=float)).all()
+    to_train = [mixed for rows, mixed in read if rows == 24]
+    assert to_train[1:] == [False] * 6 + [True] * 9  # the first was the trial run of one row
+    assert not any(mixed for rows, mixed in read if rows == 9)
 
 
 def test_the_best_epoch_is_restored_and_the_best_phase_is_saved(
