@@ -196,7 +196,8 @@ def test_random_views_are_for_training_alone(options, labelled_rows, tiny_model)
         assert torch.equal(evaluated.targets, plain.targets)
         assert views.inputs["pixel_values"].shape == plain.inputs["pixel_values"].shape
         assert views.inputs["pixel_values"].dtype == torch.float32
-        assert not torch.equal(views.inputs["pixel_values"], plain.inputs["pixel_values"])
+        cropped = varied(labelled_rows, tiny_model("vit"), augment=examples.task.augment).at(seed)
+        assert not torch.equal(views.inputs["pixel_values"], cropped.__getitems__([0, 1, 2, 3]).inputs["pixel_values"])
 
 
 @pytest.mark.parametrize("augment", ["crop-flip", "crop"])
