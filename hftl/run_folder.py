@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "bad_rows.csv"
 
     @property
+    def views(self) -> Path:
+        """A picture of some training rows as the model gets them; absent where there is no such, or no augmentation."""
+        return self.path / "views.png"
+
+    @property
     def checkpoints(self) -> Path:
         """What a killed run goes on from; removed when the run ends."""
         return self.path / "checkpoints"

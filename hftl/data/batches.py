@@ -69,6 +69,9 @@ class Examples(Protocol):
     def at(self, seed: Sequence[int]) -> Self:
         """The same examples with the randomness of augmentation drawn from ``seed`` (and the row) alone."""
 
+    def picture(self) -> Any:
+        """Some of them in one picture (a ``PIL.Image.Image``), as the model gets them; None where there is no such."""
+
 
 def epoch_order(
     rows: int,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import ClassLabel, Dataset, Image
 from numpy.typing import NDArray
 
 from hftl.data.checks import (
@@ -37,7 +37,8 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 class Splits:
     """Checked data, ready to train on.
 
-    Columns: image, or text (and pair, where each row has two texts); label (ids); row (its number in the source).
+    Columns: image, or text (and pair, where each row has two texts); label (a ClassLabel); row (its number in the
+    source).
     """
 
     train: Dataset
@@ -408,5 +409,7 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     if names:
         data = data.rename_columns(names)
     # Columns are added before rows are chosen: added to a selection they would copy every image.
-    data = data.add_column("label", part.labels.to_ids(labels)).add_column("row", np.arange(len(data)))
+    classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
+    data = data.add_column("label", part.labels.to_ids(labels), feature=classes)
+    data = data.add_column("row", np.arange(len(data)))
     return data.select(part.keep)

@@ -13,8 +13,12 @@ from hftl.quiet import quiet_transformers
 from hftl.tasks._classification import Classification
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
+    from numpy.random import Generator
+    from PIL.Image import Image
 
+    from hftl.data.augment import Pixels
     from hftl.data.batches import Batch
     from hftl.data.splits import BadRow
     from hftl.heads import Loaded
@@ -36,9 +40,23 @@ class ImageClassification(Classification):
     """Height and width in pixels of what the model sees; unset, the checkpoint's own. Convolutional models take
     others, and smaller is faster."""
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
-    """Random views while blocks train: a random resized crop, mirrored or not. Head-only phases see plain images."""
+    """Random views while blocks train: a random resized crop, mirrored or not. Head-only phases see plain images,
+    whatever this and the options below say."""
     crop_area: float = 0.35
     """Smallest part of an image's area that a random crop shows."""
+    rand_augment: int = 0
+    """Random operations on a view, such as to rotate or solarize it (RandAugment, Cubuk et al. 2020); 2 is usual."""
+    magnitude: float | None = None
+    """Strength of these operations, 0 to 10; unset, drawn for each: with one operation this is TrivialAugment (Müller
+    and Hutter 2021)."""
+    erasing: float = 0.0
+    """Share of the views in which noise hides a random rectangle (random erasing, Zhong et al. 2020); 0.25 is usual."""
+    mixup: float = 0.0
+    """Blend each view, and its label, with another row's, in shares from Beta(a, a) with this a (Zhang et al. 2018);
+    0.2 is usual. It reads two images a row."""
+    cutmix: float = 0.0
+    """Paste a part of another row's view into each, labels by area, from Beta(a, a) with this a (Yun et al. 2019); 1
+    is usual. With mixup on as well, each row has one of the two at random."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +64,18 @@ class ImageClassification(Classification):
             raise HftlError(f"image_size: {self.image_size} is too small; use at least 8 pixels")
         if not 0 < self.crop_area <= 1:
             raise HftlError(f"crop_area: {self.crop_area} is out of range; it must be above 0 and at most 1")
+        for name, value, most in (
+            ("rand_augment", self.rand_augment, math.inf),
+            ("magnitude", self.magnitude or 0.0, 10),
+            ("erasing", self.erasing, 1),
+            ("mixup", self.mixup, math.inf),
+            ("cutmix", self.cutmix, math.inf),
+        ):
+            if not (math.isfinite(value) and 0 <= value <= most):
+                upper = "" if most == math.inf else f" and at most {most}"
+                raise HftlError(f"{name}: {value} is out of range; it must be at least 0{upper}")
+        if self.magnitude is not None and not self.rand_augment:
+            raise HftlError("magnitude: it is that of the operations of rand_augment, which is 0; set that to 2, say")
 
     def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's image processor.
@@ -86,13 +116,7 @@ class ImageClassification(Classification):
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> ImageExamples:
         """See ``Task``."""
-        return ImageExamples(
-            dataset,
-            processor,
-            view_size(processor),
-            self.crop_area if augment and self.augment != "none" else None,
-            flip=self.augment == "crop-flip",
-        )
+        return ImageExamples(dataset, processor, view_size(processor), self, augment)
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
         """Images as objects, files, folders of files, or a table with a column of images."""
@@ -132,15 +156,16 @@ class ImageClassification(Classification):
 class ImageExamples:
     """Rows of images as batches of ``pixel_values``, shape (rows, channels, height, width).
 
-    With ``crop_area`` each is a random view, a pure function of ``seed`` and the row; without, what the processor
-    makes of the whole image, as in ``pipeline``.
+    With ``augment`` each is what the options of ``task`` make of it, a pure function of ``seed`` and the row; without,
+    what the processor makes of the whole image, as in ``pipeline``. Targets are label ids, of shape (rows,), or the
+    shares of all classes where rows are mixed, of shape (rows, classes).
     """
 
     dataset: Dataset
     processor: Any
     size: tuple[int, int]
-    crop_area: float | None
-    flip: bool
+    task: ImageClassification
+    augment: bool
     seed: tuple[int, ...] = ()
     lengths: None = None
     frequencies: None = None
@@ -155,29 +180,81 @@ class ImageExamples:
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
+        import numpy as np
         import torch
 
         from hftl.data.batches import Batch
         from hftl.data.images import read_image
 
         rows = self.dataset[indices]
-        images = [read_image(value) for value in rows["image"]]
-        if self.crop_area is None:
-            inputs = self.processor(images, return_tensors="pt")
-        else:
-            views = [self._view(image, row) for image, row in zip(images, indices, strict=True)]
-            inputs = self.processor(views, do_resize=False, do_center_crop=False, return_tensors="pt")
         targets = torch.tensor(rows["label"]) if "label" in rows else None
-        return Batch({"pixel_values": inputs["pixel_values"]}, targets, torch.tensor(indices))
+        if not self.augment:
+            images = [read_image(value) for value in rows["image"]]
+            pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+            return Batch({"pixel_values": pixels}, targets, torch.tensor(indices))
+        # One generator a row: what a row becomes must not depend on those beside it.
+        rngs = [np.random.default_rng([*self.seed, row]) for row in indices]
+        views = self._views(rows["image"], rngs)
+        if self.task.mixup or self.task.cutmix:
+            views, targets = self._mixed(views, self._multi_hot(rows["label"]), rngs)
+        return Batch({"pixel_values": torch.from_numpy(views)}, targets, torch.tensor(indices))
 
-    def _view(self, image: Any, row: int) -> Any:
+    def picture(self) -> Image:
+        """The rows as the model gets them: up to 32 from first to last, in one picture."""
+        import numpy as np
+        from PIL import Image
+
+        from hftl.data.augment import contact_sheet
+
+        rows = np.linspace(0, len(self) - 1, min(len(self), 32)).round().astype(int).tolist()
+        blank = [Image.new("RGB", self.size[::-1], colour) for colour in ("black", "white")]
+        plain = self.processor(blank, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+        black, white = plain.mean(dim=(2, 3)).numpy()
+        return contact_sheet(self.__getitems__(rows).inputs["pixel_values"].numpy(), black, white)
+
+    def _views(self, values: Sequence[Any], rngs: Sequence[Generator]) -> Pixels:
+        """A random view of each image, shape (rows, channels, height, width)."""
         import numpy as np
 
-        from hftl.data.augment import random_flip, random_resized_crop
+        from hftl.data.augment import rand_augment, random_erasing, random_flip, random_resized_crop
+        from hftl.data.images import read_image
 
-        rng = np.random.default_rng([*self.seed, row])
-        view = random_resized_crop(image, self.size, rng, self.crop_area or 1.0)
-        return random_flip(view, rng) if self.flip else view
+        task, views = self.task, []
+        for value, rng in zip(values, rngs, strict=True):
+            view = read_image(value)
+            if task.augment != "none":
+                view = random_resized_crop(view, self.size, rng, task.crop_area)
+            if task.augment == "crop-flip":
+                view = random_flip(view, rng)
+            views.append(rand_augment(view, rng, task.rand_augment, task.magnitude))
+        as_cropped = {} if task.augment == "none" else {"do_resize": False, "do_center_crop": False}
+        pixels = self.processor(views, **as_cropped, return_tensors="pt")["pixel_values"].numpy()
+        return np.stack([random_erasing(view, rng, task.erasing) for view, rng in zip(pixels, rngs, strict=True)])
+
+    def _mixed(self, views: Pixels, targets: torch.Tensor, rngs: Sequence[Generator]) -> tuple[Pixels, torch.Tensor]:
+        """The views, and their targets of shape (rows, classes), mixed with those of random rows of the whole set."""
+        import numpy as np
+        import torch
+
+        from hftl.data.augment import mix
+
+        partners = self.dataset[[int(rng.integers(len(self))) for rng in rngs]]
+        others = self._views(partners["image"], rngs)
+        triples = zip(views, others, rngs, strict=True)
+        mixed = [mix(view, other, rng, self.task.mixup, self.task.cutmix) for view, other, rng in triples]
+        kept = torch.tensor([share for _, share in mixed])[:, None]
+        targets = kept * targets + (1 - kept) * self._multi_hot(partners["label"])
+        return np.stack([mixture for mixture, _ in mixed]), targets
+
+    def _multi_hot(self, labels: Sequence[Any]) -> torch.Tensor:
+        """Label ids as zeros and ones, float32 of shape (rows, classes); where rows have several, they are that."""
+        import torch
+        from torch.nn.functional import one_hot
+
+        targets = torch.tensor(labels)
+        if targets.dim() == 1:
+            targets = one_hot(targets, self.dataset.features["label"].num_classes)
+        return targets.float()
 
 
 def portable(processor: Any) -> Any:

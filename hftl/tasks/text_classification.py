@@ -217,6 +217,9 @@ class TextExamples:
         """See ``Examples``."""
         return self
 
+    def picture(self) -> None:
+        """There is none of texts."""
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
         import torch

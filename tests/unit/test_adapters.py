@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from quick_runs import moved_in_each_phase, quick
 from zoo import IMAGE, TEXT, auto_class
 
 from hftl import Phase, Predictor, Trainer, adapters, heads
 from hftl.layers import LayerGroups
 from hftl.phase import LoRA
 from hftl.tasks import ImageClassification, TextClassification
-from runs import moved_in_each_phase, quick
 
 every_family = pytest.mark.parametrize("family", [*IMAGE, *TEXT])
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from quick_runs import moved_in_each_phase, quick, states
 from safetensors.torch import load_file
 
 from hftl import Phase, Trainer
@@ -13,7 +14,6 @@ from hftl.layers import LayerGroups, freeze
 from hftl.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.records import Evaluated, PhaseStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
-from runs import moved_in_each_phase, quick, states
 
 # -- what trains of a block ------------------------------------------------------------------------------------------
 

@@ -150,6 +150,171 @@ def test_crops_are_mirrored_only_where_asked(image_rows, tiny_model):
     assert 3 < sum(same) < 17
 
 
+VARIED = {
+    "rand augment": {"rand_augment": 2, "magnitude": 9.0},
+    "trivial augment": {"rand_augment": 1},
+    "erasing": {"erasing": 1.0},
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
+    "all, uncropped": {"augment": "none", "rand_augment": 2, "erasing": 0.5, "mixup": 0.2, "cutmix": 1.0},
+}
+
+
+@pytest.fixture
+def labelled_rows(image_rows):
+    """The photos with labels as the data layer gives them: with the number of classes, one of which has no row."""
+    return image_rows.cast_column("label", datasets.ClassLabel(num_classes=4))
+
+
+def varied(rows: datasets.Dataset, folder, training: bool = True, **options):
+    task = ImageClassification(data="a", **options)
+    return task.examples(rows, task.load_processor(str(folder), False), augment=training)
+
+
+@pytest.mark.parametrize("options", VARIED.values(), ids=VARIED)
+def test_random_views_do_not_depend_on_how_a_step_is_cut(options, labelled_rows, tiny_model):
+    examples = varied(labelled_rows, tiny_model("vit"), **options).at((3, 1, 4))
+    whole = examples.__getitems__([1, 2, 3, 5])
+    again = examples.at((3, 1, 4)).__getitems__([1, 2, 3, 5])
+    parts = [examples.__getitems__(piece) for piece in ([1], [2, 3], [5])]
+    for name in ("inputs", "targets"):
+        one, other, *pieces = (
+            batch.inputs["pixel_values"] if name == "inputs" else batch.targets for batch in (whole, again, *parts)
+        )
+        assert torch.equal(one, other)
+        assert torch.equal(one, torch.cat(pieces))
+
+
+@pytest.mark.parametrize("options", VARIED.values(), ids=VARIED)
+def test_random_views_are_for_training_alone(options, labelled_rows, tiny_model):
+    plain = varied(labelled_rows, tiny_model("vit"), augment="none").__getitems__([0, 1, 2, 3])
+    for seed in ((0, 0), (0, 1)):
+        examples = varied(labelled_rows, tiny_model("vit"), **options).at(seed)
+        views = examples.__getitems__([0, 1, 2, 3])
+        evaluated = dataclasses.replace(examples, augment=False).__getitems__([0, 1, 2, 3])
+        assert torch.equal(evaluated.inputs["pixel_values"], plain.inputs["pixel_values"])
+        assert torch.equal(evaluated.targets, plain.targets)
+        assert views.inputs["pixel_values"].shape == plain.inputs["pixel_values"].shape
+        assert views.inputs["pixel_values"].dtype == torch.float32
+        cropped = varied(labelled_rows, tiny_model("vit"), augment=examples.task.augment).at(seed)
+        assert not torch.equal(views.inputs["pixel_values"], cropped.__getitems__([0, 1, 2, 3]).inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "crop"])
+def test_with_all_else_off_a_view_is_the_crop_alone(augment, image_rows, tiny_model):
+    from hftl.data.augment import random_flip, random_resized_crop
+
+    examples = varied(image_rows, tiny_model("vit"), augment=augment).at((7, 0, 2))
+    views = []
+    for row in (4, 0):
+        rng = np.random.default_rng([7, 0, 2, row])
+        view = random_resized_crop(Image.open(image_rows[row]["image"]["path"]), (32, 32), rng, 0.35)
+        views.append(random_flip(view, rng) if augment == "crop-flip" else view)
+    expected = examples.processor(views, do_resize=False, do_center_crop=False, return_tensors="pt")
+    batch = examples.__getitems__([4, 0])
+    assert torch.equal(batch.inputs["pixel_values"], expected["pixel_values"])
+    assert torch.equal(batch.targets, torch.tensor([2, 0]))
+
+
+@pytest.fixture
+def colours():
+    """Nine images of one colour each, red, green or blue: what is mixed can be read off the pixels."""
+    images = [Image.new("RGB", (20, 16), colour) for colour in ("red", "#00ff00", "blue") for _ in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=5)})
+    rows = datasets.Dataset.from_dict({"image": images, "label": np.arange(9) // 3}, features=features)
+    return rows.cast_column("image", datasets.Image(decode=False))
+
+
+def shares_of_colours(examples, batch: Batch) -> torch.Tensor:
+    """How much red, green and blue there is in each image, shape (rows, 3)."""
+    low, high = (
+        examples.processor([Image.new("RGB", (32, 32), colour)], return_tensors="pt")["pixel_values"].mean((0, 2, 3))
+        for colour in ("black", "white")
+    )
+    return (batch.inputs["pixel_values"].mean((2, 3)) - low) / (high - low)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.5, "cutmix": 1.0}], ids=str)
+def test_labels_are_mixed_as_the_images_are(options, colours, tiny_model):
+    examples = varied(colours, tiny_model("vit"), **options)
+    seen = []
+    for seed in range(12):
+        batch = examples.at((seed,)).__getitems__(range(9))
+        assert (batch.targets.shape, batch.targets.dtype) == ((9, 5), torch.float32)
+        torch.testing.assert_close(batch.targets[:, :3], shares_of_colours(examples, batch), atol=1e-3, rtol=0)
+        assert (batch.targets[:, 3:] == 0).all()
+        torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(9))
+        seen.append(batch.targets[:, :3] > 0)
+    assert 0.5 < (torch.stack(seen).sum(dim=2) == 2).float().mean() < 0.8  # two thirds have another colour
+    assert torch.stack(seen).any(dim=0).all()  # and each meets all of them
+
+
+def test_mixed_rows_of_several_labels(colours, tiny_model):
+    """Each row of one colour has the label of that colour; blue ones have a fourth besides."""
+    multi_hot = np.eye(4, dtype=bool)[np.arange(9) // 3]
+    multi_hot[6:, 3] = True
+    feature = datasets.List(datasets.Value("bool"), length=4)
+    rows = colours.remove_columns("label").add_column("label", multi_hot.tolist(), feature=feature)
+    examples = varied(rows, tiny_model("vit"), mixup=1.0)
+    batch = examples.at((0,)).__getitems__(range(9))
+    torch.testing.assert_close(batch.targets[:, :3], shares_of_colours(examples, batch), atol=1e-3, rtol=0)
+    torch.testing.assert_close(batch.targets[:, 3], batch.targets[:, 2])
+    assert ((batch.targets > 0) & (batch.targets < 1)).any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_mixed_labels_is_the_mixture_of_their_losses(smoothing):
+    loss = ImageClassification(data="a", label_smoothing=smoothing).objective(ROWS)
+    one, other = (loss(outputs(LOGITS), Batch({}, torch.tensor(ids), torch.arange(4))) for ids in ([0] * 4, [2] * 4))
+    targets = torch.tensor([[0.3, 0.0, 0.7]] * 4)
+    torch.testing.assert_close(loss(outputs(LOGITS), Batch({}, targets, torch.arange(4))), 0.3 * one + 0.7 * other)
+
+
+def test_a_mixed_view_has_its_own_random_partner(labelled_rows, tiny_model):
+    """Not the partner's view of that epoch: with one row alone, which is its own partner, two views are mixed."""
+    alone = labelled_rows.select([0])
+    mixed = varied(alone, tiny_model("vit"), mixup=100.0).at((0,)).__getitems__([0])
+    single = varied(alone, tiny_model("vit")).at((0,)).__getitems__([0])
+    assert not torch.allclose(mixed.inputs["pixel_values"], single.inputs["pixel_values"], atol=0.1)
+    assert mixed.targets.tolist() == [[1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rand_augment": -1}, ("rand_augment", "at least 0")),
+        ({"rand_augment": 2, "magnitude": 10.5}, ("magnitude", "at most 10")),
+        ({"rand_augment": 2, "magnitude": -1.0}, ("magnitude", "at least 0")),
+        ({"magnitude": 5.0}, ("magnitude", "rand_augment")),
+        ({"erasing": 1.1}, ("erasing", "at most 1")),
+        ({"erasing": float("nan")}, ("erasing", "nan")),
+        ({"mixup": -0.1}, ("mixup", "at least 0")),
+        ({"cutmix": float("inf")}, ("cutmix", "inf")),
+    ],
+    ids=str,
+)
+def test_options_of_views_out_of_range(options, words, one_line_error):
+    with one_line_error(*words):
+        ImageClassification(data="a", **options)
+
+
+@pytest.mark.parametrize("family", ["vit", "efficientnet"])
+def test_a_picture_of_the_training_rows(family, photos, tiny_model):
+    paths = sorted(str(path) for path in photos.rglob("*.png"))
+    rows = datasets.Dataset.from_dict({"image": [{"path": path, "bytes": None} for path in paths]})
+    plain = varied(rows, tiny_model(family), training=False).picture()
+    assert plain.size == (8 * 32, 4 * 32)
+    for number, path in ((0, paths[0]), (31, paths[-1])):
+        left, top = 32 * (number % 8), 32 * (number // 8)
+        shown = np.asarray(plain.crop((left, top, left + 32, top + 32)), dtype=float)
+        whole = np.asarray(Image.open(path), dtype=float)
+        np.testing.assert_allclose(shown.mean((0, 1)), whole.mean((0, 1)), atol=4)
+    random = varied(rows, tiny_model(family)).at((0,)).picture()
+    assert random.size == plain.size
+    assert random.tobytes() != plain.tobytes()
+    assert varied(rows.select(range(3)), tiny_model(family), training=False).picture().size == (8 * 32, 32)
+
+
 @pytest.mark.parametrize("size", [16, 48])
 def test_image_size(size, image_rows, tiny_model):
     task = ImageClassification(data="a", image_size=size)

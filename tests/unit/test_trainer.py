@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_FAMILIES, TEXT_FAMILIES
+from quick_runs import quick, states
 from safetensors.torch import load_file
 
 from hftl import HftlError, Phase, Trainer, strategies
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
-from runs import quick, states
+from hftl.tasks.image_classification import ImageExamples
 
 TinyModel = Callable[[str], Path]
 
@@ -119,6 +120,32 @@ def test_accumulation_changes_nothing_but_the_order_of_sums(
     np.testing.assert_allclose(whole, pieces, rtol=2e-4)
 
 
+def test_random_views_and_mixed_labels_are_for_phases_that_train_blocks(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never for the head alone, nor to validate or test."""
+    read: list[tuple[int, bool]] = []
+    get = ImageExamples.__getitems__
+
+    def spy(examples: ImageExamples, rows: list[int]) -> Any:
+        batch = get(examples, rows)
+        if batch.targets is not None and len(rows) > 1:  # not one row on trial
+            read.append((len(examples), batch.targets.is_floating_point()))
+        return batch
+
+    monkeypatch.setattr(ImageExamples, "__getitems__", spy)
+    task = ImageClassification(str(photos), mixup=0.2, cutmix=1.0, rand_augment=2, erasing=0.5)
+    phases = (Phase("head", 1, 1e-2), Phase("neck", 1, 1e-2), Phase(1, 2, 1e-2), Phase("all", 1, 1e-2))
+    recipe = quick(task, tiny_model("vit"), tmp_path / "run", phases=phases)
+    losses = [record.loss for record in Trainer(recipe).run() if isinstance(record, StepTaken)]
+    assert len(losses) == 15
+    assert np.isfinite(np.array(losses, dtype=float)).all()
+    picture, *to_train = [mixed for rows, mixed in read if rows == 24]
+    assert picture
+    assert to_train == [False] * 6 + [True] * 9
+    assert not any(mixed for rows, mixed in read if rows == 9)
+
+
 def test_the_best_epoch_is_restored_and_the_best_phase_is_saved(
     tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +242,7 @@ def test_the_run_folder_holds_everything(tiny_model: TinyModel, photos: Path, tm
         "metrics.json",
         "model",
         "recipe.yaml",
+        "views.png",
     }
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"] == ended.scores["test"]

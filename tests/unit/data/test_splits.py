@@ -29,7 +29,8 @@ def test_the_shape_of_the_result(prepare):
     assert list(splits.named()) == ["train", "validation", "test"]
     for split in splits.named().values():
         assert split.column_names == ["text", "label", "row"]
-        assert split.features["label"] == split.features["row"] == Value("int64")
+        assert split.features["label"] == ClassLabel(num_classes=len(splits.labels))
+        assert split.features["row"] == Value("int64")
     assert splits.labels == ("a", "b")
     assert splits.train[3] == {"text": "text 3", "label": 1, "row": 3}
     assert splits.notes == ()
