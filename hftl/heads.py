@@ -79,7 +79,8 @@ def load(
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = None
+    if not keep_head:
+        config.problem_type = None
     model, info = _from_pretrained(auto_class, source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import Dataset, Image, List, Value
 
 from hftl.data.checks import BadRow, skip_notes, unreadable_images, write_bad_rows
 from hftl.data.columns import USUAL_NAMES, Role, find_column
 from hftl.data.files import Kind
 from hftl.data.images import image_name
-from hftl.data.labels import MISSING, LabelColumn, check_labels, order_labels, quoted, read_labels
-from hftl.data.sampling import Ids, stratified
+from hftl.data.labels import Labels, LabelSets, check_labels, order_labels, quoted, read_flags, read_labels
+from hftl.data.sampling import Ids, spare, stratified
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets
@@ -25,7 +26,11 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Checked data, ready to train on: columns image or text, label (ids), row (its number in the source)."""
+    """Checked data, ready to train on: columns image or text, label, row (its number in the source).
+
+    ``label`` holds ids (int64); where the source lists any number of labels a row, multi-hot lists as long as
+    ``labels`` (of bool).
+    """
 
     train: Dataset
     validation: Dataset
@@ -63,12 +68,12 @@ class _Part:
     """As in the source, the input column decoded no further than bytes or path."""
     column: str
     """The input column."""
-    labels: LabelColumn
+    labels: Labels
     keep: Ids
     """Rows that are still in."""
 
     def names_kept(self) -> set[str]:
-        return replace(self.labels, codes=self.labels.codes[self.keep]).used()
+        return self.labels.take(self.keep).used()
 
 
 def prepare(
@@ -83,6 +88,8 @@ def prepare(
     lone_labels: Literal["error", "keep"],
     known_labels: tuple[str, ...] | None,
     seed: int,
+    label_columns: tuple[str, ...] = (),
+    label_separator: str | None = None,
 ) -> Splits:
     """Splits of one shape from sources of any.
 
@@ -90,19 +97,21 @@ def prepare(
         sources: what ``load`` gave.
         kind: the input column's role, and its name in the result.
         input_column: the user's choice, else found by name and type.
-        label_column: likewise.
+        label_column: likewise; where it holds lists, rows have any number of labels.
         max_rows: at most so many rows of every source split, stratified; what is left out is not even opened.
         validation_fraction: share of train that becomes validation where there is none; 0, none of it.
         bad_rows: "skip" and list what cannot be read or has no label, or "error".
         lone_labels: what to do with a label that train alone has, although the user gave other splits.
         known_labels: the order of a kept head; the data's labels must be among them.
         seed: of the samples.
+        label_columns: instead of ``label_column``, columns of 0 and 1, one a label.
+        label_separator: what stands between several labels in a cell of ``label_column``.
 
     Raises:
         HftlError: anything that the user has to decide or mend, named.
     """
     notes = list(sources.notes)
-    parts = _read_parts(sources, kind, input_column, label_column, notes)
+    parts = _read_parts(sources, kind, input_column, label_column, label_columns, label_separator, notes)
     bad = []
     for number, part in enumerate(parts):
         parts[number], found = _without_blanks(part, kind)
@@ -129,44 +138,65 @@ def prepare(
 
     if "validation" not in given:
         parts[:1] = _cut(parts[0], labels, validation_fraction, seed, notes)
+    if isinstance(parts[0].labels, LabelSets):
+        notes.append(_on_sets(parts[0].labels.take(parts[0].keep)))
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
     return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
 
 
 def _read_parts(
-    sources: Sources, kind: Kind, input_column: str | None, label_column: str | None, notes: list[str]
+    sources: Sources,
+    kind: Kind,
+    input_column: str | None,
+    label_column: str | None,
+    label_columns: tuple[str, ...],
+    label_separator: str | None,
+    notes: list[str],
 ) -> list[_Part]:
     """Each split with its columns found (train's hold for all) and its labels read; train first."""
     train = sources.splits["train"]
-    taken = [label_column] if label_column else []
-    named = input_column, label_column
-    input_column = _found(train, kind, input_column, taken, "train")
-    label_column = _found(train, "label", label_column, [input_column], "train")
-    roles: tuple[Role, Role] = (kind, "label")
-    for role, column, choice in zip(roles, (input_column, label_column), named, strict=True):
-        if choice is None and column.strip().lower() not in USUAL_NAMES[role]:
+    taken = [label_column] if label_column else list(label_columns)
+    named: dict[Role, str | None] = {kind: input_column, "label": label_column}
+    found: dict[Role, str] = {kind: _found(train, kind, input_column, taken, "train")}
+    input_column = found[kind]
+    if not label_columns:
+        found["label"] = label_column = _found(train, "label", label_column, [input_column], "train")
+    for role, column in found.items():
+        if named[role] is None and column.strip().lower() not in USUAL_NAMES[role]:
             notes.append(
                 f"columns: '{column}' is taken for the {role}, by its type; --task.{role}-column names another"
             )
-    parts = []
+    targets = label_columns or (found["label"],)
+    if strange := [column for column in targets if column not in train.features]:
+        there = ", ".join(train.features)
+        raise HftlError(f"train: no column '{strange[0]}'; name some of {there} with --task.label-columns")
+    parts: list[_Part] = []
     for name, data in sources.splits.items():
         if not len(data):
             if name == "train":
                 raise HftlError("train: it has no rows; name data that has some")
             notes.append(f"{name}: left out, it has no rows")
             continue
-        if name == "test" and label_column not in data.features:
-            notes.append(f"test: left out, it has no label column '{label_column}'")
+        if name == "test" and targets[0] not in data.features:
+            notes.append(f"test: left out, it has no label column '{targets[0]}'")
             continue
-        for column in (input_column, label_column):
+        for column in (input_column, *targets):
             if column not in data.features:
                 raise HftlError(f"{name}: it has no column '{column}', which train has; give it the same columns")
         _found(data, kind, input_column, taken, name)
-        _found(data, "label", label_column, [input_column], name)
-        labels = _prefixed(name, read_labels, data, label_column)
-        if name == "test" and (labels.codes == MISSING).all():
-            notes.append("test: left out, its labels are hidden (all missing or -1)")
+        if label_columns:
+            labels: Labels = _prefixed(name, read_flags, data, label_columns)
+        else:
+            _found(data, "label", label_column, [input_column], name)
+            labels = _prefixed(name, read_labels, data, label_column, label_separator)
+        if parts and type(labels) is not type(parts[0].labels):
+            lists, single = (name, "train") if isinstance(labels, LabelSets) else ("train", name)
+            raise HftlError(
+                f"{name}: '{label_column}' holds lists in {lists} and one label a row in {single}; make both lists"
+            )
+        if name == "test" and not labels.used():
+            notes.append("test: left out, its labels are hidden (no row has one; -1 counts as none)")
             continue
         data = data.with_format(None)
         if isinstance(data.features[input_column], Image) or "binary" in str(data.features[input_column]):
@@ -214,16 +244,24 @@ def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, 
     """Notes on labels that not every split has; what cannot be trained or scored raises."""
     used = {part.name: part.names_kept() for part in parts}
     notes = check_labels(used, given, lone)
-    if len(used["train"]) < 2 and known is None:
+    if isinstance(parts[0].labels, LabelSets):
+        if not used["train"]:
+            raise HftlError("train: no row has any label; add rows that have one")
+    elif len(used["train"]) < 2 and known is None:
         raise HftlError(
             f"all usable rows have {quoted(sorted(used['train']))}: to classify takes two labels; add rows of another"
         )
     return notes
 
 
+def _on_sets(train: LabelSets) -> str:
+    several, none = (train.has.sum(axis=1) > 1).sum(), (~train.has.any(axis=1)).sum()
+    return f"labels: any number a row; of train's {len(train.has):,} rows {several:,} have several, {none:,} have none"
+
+
 def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
     """The part less its rows without a label or with blank text."""
-    unlabelled = part.labels.codes == MISSING
+    unlabelled = part.labels.missing
     blank = np.zeros_like(unlabelled)
     if kind == "text":
         text = part.data.with_format("arrow").select_columns([part.column])[:][part.column]
@@ -235,8 +273,8 @@ def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
         name = " ".join((value or "").split())[:60] if kind == "text" else image_name(value)
         bad.append(BadRow(part.name, row, name, "no text" if blank[row] else "no label"))
     # What is skipped must not bring in a label of its own.
-    labels = replace(part.labels, codes=np.where(blank, MISSING, part.labels.codes))
-    return replace(part, labels=labels, keep=np.flatnonzero(labels.codes != MISSING)), bad
+    labels = part.labels.without(blank)
+    return replace(part, labels=labels, keep=np.flatnonzero(~labels.missing)), bad
 
 
 def _without_unreadable(part: _Part) -> tuple[_Part, list[BadRow]]:
@@ -263,7 +301,7 @@ def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
 
 
 def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: list[str]) -> _Part:
-    ids = part.labels.to_ids(labels)[part.keep]
+    ids = part.labels.take(part.keep).strata(labels)
     if len(ids) <= size:
         return part
     if part.name == "train" and size < (classes := len(np.unique(ids))):
@@ -276,18 +314,20 @@ def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, note
     """Train and the validation split taken from it; no label loses its last row in train."""
     if not fraction:
         return [train, replace(train, name="validation", keep=train.keep[:0])]
-    ids = train.labels.to_ids(labels)[train.keep]
+    ids = train.labels.take(train.keep).strata(labels)
     chosen = stratified(ids, max(1, round(fraction * len(ids))), seed, leave_one=True)
+    if isinstance(train.labels, LabelSets):
+        chosen = spare(train.labels.take(train.keep).has, chosen)
     if not len(chosen):
         raise HftlError(
             "train: no label has two rows, so no validation split can be cut; add rows, or name another label column"
         )
+    validation = replace(train, name="validation", keep=train.keep[chosen])
     note = f"validation: {len(chosen):,} of train's {len(ids):,} rows (there was none; stratified, seed {seed})"
-    if absent := len(np.unique(ids)) - len(np.unique(ids[chosen])):
+    if absent := len(train.names_kept()) - len(validation.names_kept()):
         note += f"; {absent} of the labels {'has' if absent == 1 else 'have'} too few rows to be in it"
     notes.append(note)
-    rest = np.delete(train.keep, chosen)
-    return [replace(train, keep=rest), replace(train, name="validation", keep=train.keep[chosen])]
+    return [replace(train, keep=np.delete(train.keep, chosen)), validation]
 
 
 def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
@@ -296,5 +336,10 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     if part.column != kind:
         data = data.rename_column(part.column, kind)
     # Columns are added before rows are chosen: added to a selection they would copy every image.
-    data = data.add_column("label", part.labels.to_ids(labels)).add_column("row", np.arange(len(data)))
-    return data.select(part.keep)
+    encoded = part.labels.encode(labels)
+    if isinstance(part.labels, LabelSets):
+        hot = pa.FixedSizeListArray.from_arrays(pa.array(encoded.ravel()), len(labels))
+        data = data.add_column("label", hot, feature=List(Value("bool"), length=len(labels)))
+    else:
+        data = data.add_column("label", encoded)
+    return data.add_column("row", np.arange(len(data))).select(part.keep)

@@ -51,9 +51,9 @@ def write(folder: Path) -> Path:
     front = yaml.safe_dump(front_matter(recipe, metrics, name), sort_keys=False, allow_unicode=True)
     sections = [
         _what(name, recipe, metrics, history),
-        _scores(metrics),
+        _scores(metrics, _thresholds(metrics, history)),
         _training(recipe, metrics, history),
-        _use(recipe),
+        _use(recipe, _thresholds(metrics, history) is not None),
         _environment(environment),
         _again(recipe),
     ]
@@ -141,7 +141,17 @@ def _what(name: str, recipe: Plain, metrics: Plain, history: Sequence[Plain]) ->
     return "\n".join(lines)
 
 
-def _scores(metrics: Plain) -> str:
+def _thresholds(metrics: Plain, history: Sequence[Plain]) -> dict[str, float] | None:
+    """The saved model's threshold of each label, by name; None where each row has one label."""
+    best = (metrics["best"]["phase"], metrics["best"]["epoch"], "validation")
+    for record in of_kind(history, "Evaluated"):
+        if best == (record["phase"], record["epoch"], record["split"]) and "thresholds" in record["settings"]:
+            (started,) = of_kind(history, "RunStarted")[-1:]
+            return dict(zip(started["labels"], record["settings"]["thresholds"], strict=True))
+    return None
+
+
+def _scores(metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
     rows: list[tuple[str, str, Mapping[str, float]]] = [
         ("majority", "validation", metrics["majority"]),
         *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"]),
@@ -163,6 +173,13 @@ def _scores(metrics: Plain) -> str:
         "chosen on the validation split."
     )
     majority = "*Majority* always answers with the commonest training label."
+    if thresholds is not None:
+        chosen = few_text([f"{label} {score_text(value)}" for label, value in thresholds.items()], MANY_LABELS)
+        majority = (
+            "*Majority* always answers with the commonest training labels.\n\nA row may have any number of labels "
+            "(multi-label): each is given where its probability reaches its threshold, chosen on the validation split "
+            f"for the highest F1 and saved in `model/config.json`: {_text(chosen)}."
+        )
     return f"## Scores\n\n{table}\n\n{saved} {majority}\n\n![Losses and scores over the run](curves.png)"
 
 
@@ -190,18 +207,24 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
     return f"## Training\n\n{table}\n\n{settings} {frozen} `recipe.yaml` holds every setting."
 
 
-def _use(recipe: Plain) -> str:
+def _use(recipe: Plain, multi_label: bool) -> str:
     task = recipe["task"]["name"]
-    call = f"answer({EXAMPLES[task]})" if task in EXAMPLES else "answer(...)"
-    if recipe["task"].get("truncation") == "head+tail":
-        call += "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
+    given = EXAMPLES.get(task, "...")
+    cuts = "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
+    comment = cuts if recipe["task"].get("truncation") == "head+tail" else ""
+    use = f"print(answer({given})){comment}"
+    if multi_label:
+        use = f"""config = answer.model.config
+thresholds = {{config.id2label[index]: value for index, value in enumerate(config.thresholds)}}
+scores = answer({given}, top_k=len(thresholds)){comment}
+print([each["label"] for each in scores if each["score"] >= thresholds[each["label"]]])"""
     return f"""## Use
 
 ```python
 from transformers import pipeline
 
 answer = pipeline("{task}", model="model")  # the folder beside this card
-print({call})
+{use}
 ```"""
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
-from hftl.tasks._classification import Classification
+from hftl.tasks._classification import Classification, targets_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hftl.data.batches import Batch
+    from hftl.data.batches import Batch, Frequencies
     from hftl.data.splits import BadRow
 
 
@@ -73,6 +73,7 @@ class ImageClassification(Classification):
             view_size(processor),
             self.crop_area if augment and self.augment != "none" else None,
             flip=self.augment == "crop-flip",
+            frequencies=self.frequencies(dataset),
         )
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
@@ -124,7 +125,7 @@ class ImageExamples:
     flip: bool
     seed: tuple[int, ...] = ()
     lengths: None = None
-    frequencies: None = None
+    frequencies: Frequencies | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -148,8 +149,7 @@ class ImageExamples:
         else:
             views = [self._view(image, row) for image, row in zip(images, indices, strict=True)]
             inputs = self.processor(views, do_resize=False, do_center_crop=False, return_tensors="pt")
-        targets = torch.tensor(rows["label"]) if "label" in rows else None
-        return Batch({"pixel_values": inputs["pixel_values"]}, targets, torch.tensor(indices))
+        return Batch({"pixel_values": inputs["pixel_values"]}, targets_of(rows), torch.tensor(indices))
 
     def _view(self, image: Any, row: int) -> Any:
         import numpy as np

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets, quiet_transformers
-from hftl.tasks._classification import Classification
+from hftl.tasks._classification import Classification, targets_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Indices
+    from hftl.data.batches import Batch, Frequencies, Indices
     from hftl.data.splits import BadRow
 
 CUT_VERSION = 1
@@ -87,7 +87,7 @@ class TextClassification(Classification):
             f"{cut:,} of {len(lengths):,} texts are longer than {processor.model_max_length} tokens; "
             f"their {kept} is used (--task.max-length, --task.truncation)"
         )
-        return TextExamples(tokenised, processor, lengths, (note,) if cut else ())
+        return TextExamples(tokenised, processor, lengths, (note,) if cut else (), self.frequencies(dataset))
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
         """Texts as strings, .txt files, folders of them, or tables with a column of texts."""
@@ -128,7 +128,7 @@ class TextExamples:
     tokenizer: Any
     lengths: Indices
     notes: tuple[str, ...]
-    frequencies: None = None
+    frequencies: Frequencies | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -145,8 +145,7 @@ class TextExamples:
 
         rows = self.dataset[indices]
         inputs = self.tokenizer.pad({"input_ids": rows["input_ids"]}, return_tensors="pt")
-        targets = torch.tensor(rows["label"]) if "label" in rows else None
-        return Batch(dict(inputs), targets, torch.tensor(indices))
+        return Batch(dict(inputs), targets_of(rows), torch.tensor(indices))
 
 
 def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:

@@ -192,7 +192,8 @@ def test_wrong_types(change, words, one_line_error):
         ({"task": {**TASK, "label_smoothing": 1}}, ("label_smoothing: 1",)),
         ({"task": {**TASK, "validation_fraction": 0}}, ("validation_fraction: 0",)),
         ({"task": {**TASK, "max_rows": 1}}, ("max_rows: 1",)),
-        ({"task": {**TASK, "metrics": []}}, ("metrics:", "at least one")),
+        ({"task": {**TASK, "balance": "weight"}}, ("'task.balance'", "'sampler'")),
+        ({"task": {**TASK, "label_columns": ["a", "a"]}}, ("label_columns:", "twice")),
         ({"task": {"name": "image-classification", "data": "a", "crop_area": 0}}, ("crop_area: 0",)),
     ],
 )

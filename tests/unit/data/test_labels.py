@@ -78,7 +78,7 @@ def test_order(one_line_error):
 
 
 def test_ids_follow_the_names():
-    assert read(["b", "a", None]).to_ids(("a", "x", "b")).tolist() == [2, 0, -1]
+    assert read(["b", "a", None]).encode(("a", "x", "b")).tolist() == [2, 0, -1]
 
 
 @given(st.lists(st.integers(-50, 50)))
@@ -106,6 +106,6 @@ def test_names_in_messages_stay_on_one_line():
 
 def test_missing_is_the_last_entry_of_no_names():
     column = read([None])
-    assert column.to_ids(("a",)).tolist() == [-1]
+    assert column.encode(("a",)).tolist() == [-1]
     assert column.used() == set()
     assert column.codes.dtype == np.int64
