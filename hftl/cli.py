@@ -238,8 +238,8 @@ def predict(
         given = answer.get("labels", [answer["label"]])  # several, or none, where rows have any number of labels
         others = [(label, score) for label, score in answer["scores"].items() if label not in given]
         following = ", ".join(f"{label} {score:.3f}" for label, score in others[: max(0, top - len(given))])
-        scores = ", ".join(f"{answer['scores'][label]:.3f}" for label in given)
-        cells = (answer["name"], ", ".join(given) or "–", scores or "–", following)
+        reached = ", ".join(f"{answer['scores'][label]:.3f}" for label in given)
+        cells = (answer["name"], ", ".join(given) or "\u2013", reached or "\u2013", following)
         table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
     Console().print(table)
 

@@ -59,7 +59,7 @@ def spare(has: Hot, chosen: Ids) -> Ids:
         chosen: row numbers.
     """
     lost = has.any(axis=0) & ~np.delete(has, chosen, axis=0).any(axis=0)
-    return np.delete(chosen, has[chosen][:, lost].argmax(axis=0))
+    return np.delete(chosen, has[chosen][:, lost].argmax(axis=0)) if lost.any() else chosen
 
 
 def even_frequencies(labels: NDArray[Any]) -> NDArray[np.float64]:
