@@ -50,24 +50,33 @@ class Accuracy(_Offline):
     """The share of the rows that are predicted right, 0 to 1; of several labels, all of them."""
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        return {"accuracy": float(accuracy_score(*map(np.asarray, (references, predictions))))}
+        return {"accuracy": float(accuracy_score(np.asarray(references), np.asarray(predictions)))}
 
 
 class MacroF1(_Offline):
     """The mean of the labels' F1, 0 to 1, over the labels that occur in references or predictions."""
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        given, right = np.asarray(predictions), np.asarray(references)
-        occurring = np.flatnonzero((given | right).any(axis=0)) if right.ndim == 2 else None
-        return {"macro_f1": float(f1_score(right, given, labels=occurring, average="macro", zero_division=0))}
+        if self.config_name != MULTI_LABEL:
+            return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
+        f1 = _f1(np.asarray(predictions), np.asarray(references))
+        return {"macro_f1": 0.0 if np.isnan(f1).all() else float(np.nanmean(f1))}
 
 
 class MicroF1(_Offline):
     """F1 over all pairs of a row and a label, 0 to 1."""
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        given, right = np.asarray(predictions), np.asarray(references)
-        return {"micro_f1": float(f1_score(right, given, average="micro", zero_division=0))}
+        if self.config_name != MULTI_LABEL:
+            return {"micro_f1": float(f1_score(references, predictions, average="micro", zero_division=0))}
+        f1 = _f1(np.asarray(predictions).reshape(-1, 1), np.asarray(references).reshape(-1, 1))
+        return {"micro_f1": float(np.nan_to_num(f1[0]))}
+
+
+def _f1(given: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """F1 of each column, NaN where neither has it; by hand, for sklearn takes a lone column for single labels."""
+    both, either = (given & right).sum(axis=0), given.sum(axis=0) + right.sum(axis=0)
+    return np.where(either > 0, 2 * both / np.maximum(either, 1), np.nan)
 
 
 class MeanAveragePrecision(_Offline):
@@ -85,7 +94,8 @@ class MeanAveragePrecision(_Offline):
         there = right.any(axis=0)
         if not there.any() or not np.isfinite(scores).all():
             return {"mAP": math.nan}
-        return {"mAP": float(average_precision_score(right[:, there], scores[:, there], average="macro"))}
+        each = [average_precision_score(right[:, label], scores[:, label]) for label in np.flatnonzero(there)]
+        return {"mAP": float(np.mean(each))}
 
 
 OFFLINE: dict[str, type[_Offline]] = {"accuracy": Accuracy, "macro_f1": MacroF1, "micro_f1": MicroF1}

@@ -244,10 +244,12 @@ def _checked(parts: list[_Part], given: list[str], lone: str, known: tuple[str, 
     """Notes on labels that not every split has; what cannot be trained or scored raises."""
     used = {part.name: part.names_kept() for part in parts}
     notes = check_labels(used, given, lone)
+    if known is not None:
+        return notes
     if isinstance(parts[0].labels, LabelSets):
         if not used["train"]:
             raise HftlError("train: no row has any label; add rows that have one")
-    elif len(used["train"]) < 2 and known is None:
+    elif len(used["train"]) < 2:
         raise HftlError(
             f"all usable rows have {quoted(sorted(used['train']))}: to classify takes two labels; add rows of another"
         )
@@ -306,8 +308,12 @@ def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: 
         return part
     if part.name == "train" and size < (classes := len(np.unique(ids))):
         raise HftlError(f"--task.max-rows {size}: fewer rows than the {classes} labels; use {2 * classes} or more")
-    notes.append(f"{part.name}: {size:,} of {len(ids):,} rows (max-rows; stratified, seed {seed})")
-    return replace(part, keep=part.keep[stratified(ids, size, seed)])
+    sample = replace(part, keep=part.keep[stratified(ids, size, seed)])
+    note = f"{part.name}: {size:,} of {len(ids):,} rows (max-rows; stratified, seed {seed})"
+    if lost := sorted(part.names_kept() - sample.names_kept()):
+        note += f"; none of them has {quoted(lost)}"
+    notes.append(note)
+    return sample
 
 
 def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, notes: list[str]) -> list[_Part]:

@@ -162,10 +162,17 @@ def test_metrics_of_several_labels_agree_with_hand_computed_values():
     assert metrics.score(["accuracy"], HOT, HOT, CHANCES) == {"accuracy": 1.0}
 
 
+def test_one_label_alone_is_multi_label_too():
+    right, given, chances = HOT[:, :1], GIVEN[:, :1], CHANCES[:, :1]
+    expected = {"mAP": 5 / 6, "micro_f1": 4 / 5, "macro_f1": 4 / 5, "accuracy": 2 / 3}
+    assert metrics.score([*expected], given, right, chances) == pytest.approx(expected)
+
+
 def test_average_precision_of_nothing_is_no_number():
     nothing = np.zeros_like(HOT)
     for right, chances in ((nothing, CHANCES), (HOT, np.full_like(CHANCES, np.nan))):
         assert np.isnan(metrics.score(["mAP"], GIVEN, right, chances)["mAP"])
+    assert metrics.score(["micro_f1", "macro_f1"], nothing, nothing, CHANCES) == {"micro_f1": 0.0, "macro_f1": 0.0}
 
 
 def test_a_metric_of_ones_own_for_several_labels(tmp_path):

@@ -382,6 +382,13 @@ def test_cells_with_several_labels(prepare, tmp_path):
     assert splits.bad_rows == ()
 
 
+def test_labels_that_a_sample_loses_are_named(prepare):
+    rows = texts([["a", "z"], ["b", "z"], ["a"], ["b"]] * 3)
+    notes = [prepare({"train": rows, "validation": rows}, max_rows=2, seed=seed).notes[0] for seed in range(10)]
+    assert any("2 of 12 rows" in note and "none of them has the label 'z'" in note for note in notes)
+    assert not all("none of them" in note for note in notes)
+
+
 def test_sets_of_labels_are_checked_as_single_ones_are(prepare, one_line_error):
     with one_line_error("validation has the label 'c'", "train lacks"):
         prepare({"train": TAGGED, "validation": texts([["a", "b", "c"]])})
