@@ -148,8 +148,8 @@ class Classification(Strict):
         if counts[most] < UNEVEN * counts[least]:
             return []
         return [
-            f"train: {counts[most]:,} rows have '{splits.labels[most]}', {counts[least]:,} have "
-            f"'{splits.labels[least]}'; --task.balance weights (or sampler) makes up for it"
+            f"train: {counts[most]:,} rows have {splits.labels[most]!r}, {counts[least]:,} have "
+            f"{splits.labels[least]!r}; --task.balance weights (or sampler) makes up for it"
         ]
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
