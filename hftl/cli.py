@@ -242,8 +242,11 @@ def predict(
     for column in ("input", "label", "score", "next"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="ellipsis", no_wrap=True)
     for answer in answers:
-        following = ", ".join(f"{label} {score:.3f}" for label, score in list(answer["scores"].items())[1:top])
-        cells = (answer["name"], answer["label"], f"{answer['score']:.3f}", following)
+        given = answer.get("labels", [answer["label"]])  # several, or none, where rows have any number of labels
+        others = [(label, score) for label, score in answer["scores"].items() if label not in given]
+        following = ", ".join(f"{label} {score:.3f}" for label, score in others[: max(0, top - len(given))])
+        reached = ", ".join(f"{answer['scores'][label]:.3f}" for label in given)
+        cells = (answer["name"], ", ".join(given) or "\u2013", reached or "\u2013", following)
         table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
     Console().print(table)
 

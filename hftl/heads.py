@@ -92,7 +92,8 @@ def load(
     config.label2id = {label: index for index, label in enumerate(labels)}
     if hasattr(config, "label_names"):  # those of timm's models, which would go over id2label
         config.label_names = list(labels)
-    config.problem_type = None
+    if not keep_head:
+        config.problem_type = None
     model, info = _from_pretrained(auto_class, base or source, config, trust_remote_code)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched

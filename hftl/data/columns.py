@@ -57,15 +57,14 @@ def find_column(dataset: Dataset, role: Role, named: str | None, taken: Collecti
     for name in usual:
         if _fits(dataset, name, role):
             return name
-    if role == "label" and usual:
-        _fits(dataset, usual[0], role)
     candidates = [name for name in free if _fits_unnamed(dataset, name, role)]
     if role == "label" and len(typed := [n for n in candidates if isinstance(features[n], ClassLabel)]) == 1:
         return typed[0]
     if len(candidates) == 1:
         return candidates[0]
     problem = f"no {role} column found" if not candidates else f"the {role} column could be {_listed(candidates)}"
-    raise HftlError(f"{problem}; {_mend(dataset, role)}")
+    several = ", or all that say 0 or 1 for a label each with --task.label-columns"
+    raise HftlError(f"{problem}; {_mend(dataset, role)}{several if role == 'label' and candidates else ''}")
 
 
 def find_texts(
@@ -105,9 +104,16 @@ def kind_of(feature: Any) -> str:
         return "image"
     if isinstance(feature, Value):
         return str(feature.dtype).removeprefix("large_")
-    if isinstance(feature, List | LargeList | list):
+    if item_of(feature) is not None:
         return "list"
     return "struct" if isinstance(feature, dict) else type(feature).__name__
+
+
+def item_of(feature: Any) -> Any:
+    """What the lists of a column hold; None where it holds no lists."""
+    if isinstance(feature, list):
+        return feature[0]
+    return feature.feature if isinstance(feature, List | LargeList) else None
 
 
 def holds_image_paths(dataset: Dataset, name: str) -> bool:
@@ -120,32 +126,28 @@ def holds_image_paths(dataset: Dataset, name: str) -> bool:
 
 
 def _fits(dataset: Dataset, name: str, role: Role) -> bool:
-    """Whether a column of a usual (or given) name has a type for its role.
-
-    Raises:
-        HftlError: the column is a label of a kind that is not classified here.
-    """
+    """Whether a column of a usual (or given) name has a type for its role; labels may be lists, too."""
     feature = dataset.features[name]
     if role in ("text", "pair"):
         return _is_string(feature)
     if role == "image":
         return _is_encoded_image(feature) or holds_image_paths(dataset, name)
-    if isinstance(feature, List | LargeList | list):
-        raise HftlError(
-            f"label column '{name}' holds lists: several labels a row are not supported yet; "
-            "name a column with one label a row with --task.label-column"
-        )
-    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and _is_label_type(feature.pa_type))
+    return is_label(feature) or is_label(item_of(feature))
 
 
 def _fits_unnamed(dataset: Dataset, name: str, role: Role) -> bool:
     feature = dataset.features[name]
     if role != "label":
         return _fits(dataset, name, role)
-    if name.strip().lower() in NEVER_A_LABEL or isinstance(feature, List | LargeList | list):
-        return False
+    if name.strip().lower() in NEVER_A_LABEL or item_of(feature) is not None:
+        return False  # lists of whatever else are common; those of labels have a usual name, or are named
     # A column of numbers with a fraction is taken for labels only under a usual name (and then explained).
     return _fits(dataset, name, role) and not (isinstance(feature, Value) and pa.types.is_floating(feature.pa_type))
+
+
+def is_label(feature: Any) -> bool:
+    """Whether single values of this type can name a class."""
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and _is_label_type(feature.pa_type))
 
 
 def _is_string(feature: Any) -> bool:

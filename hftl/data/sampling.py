@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids: TypeAlias = NDArray[np.int64]
+Hot: TypeAlias = NDArray[np.bool_]
+"""Yes or no: of rows, shape [rows], or multi-hot, shape [rows, labels]."""
 
 
 def stratified(labels: Ids, size: int, seed: int, *, leave_one: bool = False) -> Ids:
@@ -30,6 +32,50 @@ def stratified(labels: Ids, size: int, seed: int, *, leave_one: bool = False) ->
     by_class = shuffled[np.argsort(inverse[shuffled], kind="stable")]
     place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(by_class[place_in_class < np.repeat(quota, counts)]).astype(np.int64)
+
+
+def rarest(has: Hot) -> Ids:
+    """The stratum of each row where rows have any number of labels: its rarest label, -1 where it has none.
+
+    Each label's rows are then in proportion as nearly as one stratum a row allows, the rare ones first of all (as in
+    the iterative stratification of Sechidis et al. 2011, without its repeated choice).
+
+    Args:
+        has: which row has which label, shape [rows, labels].
+
+    Returns:
+        Label numbers, shape [rows]; of equally rare ones the first.
+    """
+    order = np.argsort(has.sum(axis=0), kind="stable")
+    first = order[has[:, order].argmax(axis=1)]
+    return np.where(has.any(axis=1), first, -1).astype(np.int64)
+
+
+def spare(has: Hot, chosen: Ids) -> Ids:
+    """Those of the ``chosen`` rows that can go: of a label that would lose all its rows, one stays behind.
+
+    Args:
+        has: which row has which label, shape [rows, labels].
+        chosen: row numbers.
+    """
+    lost = has.any(axis=0) & ~np.delete(has, chosen, axis=0).any(axis=0)
+    return np.delete(chosen, has[chosen][:, lost].argmax(axis=0)) if lost.any() else chosen
+
+
+def even_frequencies(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """How often to draw each row, relative to the others, for every label to come equally often.
+
+    Args:
+        labels: class of each row, shape [rows]; or which row has which label, shape [rows, labels].
+
+    Returns:
+        One over the rows of its label, or of the rarest of its labels (or, of a row without any, over the rows
+        without); shape [rows].
+    """
+    if labels.ndim == 1:
+        return np.asarray(1 / np.bincount(labels)[labels])
+    strata = rarest(labels)
+    return np.asarray(1 / np.array([*labels.sum(axis=0), (strata == -1).sum()])[strata])  # of -1: the last entry
 
 
 def quotas(counts: Ids, size: int, most: Ids) -> Ids:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset, Image, List, Value
 from numpy.typing import NDArray
 
 from hftl.data.checks import (
@@ -23,9 +24,9 @@ from hftl.data.checks import (
 from hftl.data.columns import USUAL_NAMES, Role, find_column, find_texts
 from hftl.data.files import Kind
 from hftl.data.images import image_name
-from hftl.data.labels import MISSING, LabelColumn, check_labels, order_labels, quoted, read_labels
+from hftl.data.labels import Labels, LabelSets, check_labels, order_labels, quoted, read_flags, read_labels
 from hftl.data.leaks import Leaks, Seen, find_contradictions, find_leaks
-from hftl.data.sampling import Ids, stratified
+from hftl.data.sampling import Ids, spare, stratified
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets
@@ -37,8 +38,8 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 class Splits:
     """Checked data, ready to train on.
 
-    Columns: image, or text (and pair, where each row has two texts); label (a ClassLabel); row (its number in the
-    source).
+    Columns: image, or text (and pair, where each row has two texts); label; row (its number in the source). ``label``
+    is a ClassLabel, or where rows have any number of labels multi-hot lists as long as ``labels`` (of bool).
     """
 
     train: Dataset
@@ -77,7 +78,7 @@ class _Part:
     """As in the source, the input column decoded no further than bytes or path."""
     column: str
     """The input column."""
-    labels: LabelColumn
+    labels: Labels
     keep: Ids
     """Rows that are still in."""
     pair: str | None = None
@@ -91,7 +92,7 @@ class _Part:
         return [self.column] if self.pair is None else [self.column, self.pair]
 
     def names_kept(self) -> set[str]:
-        return replace(self.labels, codes=self.labels.codes[self.keep]).used()
+        return self.labels.take(self.keep).used()
 
 
 def prepare(
@@ -109,6 +110,8 @@ def prepare(
     pair_column: str | None = None,
     pairs: bool | None = False,
     leaks: Leaks | None = None,
+    label_columns: tuple[str, ...] = (),
+    label_separator: str | None = None,
 ) -> Splits:
     """Splits of one shape from sources of any.
 
@@ -116,7 +119,7 @@ def prepare(
         sources: what ``load`` gave.
         kind: the input column's role, and its name in the result.
         input_column: the user's choice, else found by name and type.
-        label_column: likewise.
+        label_column: likewise; where it holds lists, rows have any number of labels.
         max_rows: at most so many rows of every source split, stratified; what is left out is not even opened.
         validation_fraction: share of train that becomes validation where there is none; 0, none of it.
         bad_rows: "skip" and list what cannot be read or has no label, or "error".
@@ -126,12 +129,16 @@ def prepare(
         pair_column: the column of the second texts, where each row has two; see ``find_texts``.
         pairs: whether each row has two texts; None, as the columns tell.
         leaks: what to do with rows of train that another split has as well; None, not even look.
+        label_columns: instead of ``label_column``, columns of 0 and 1, one a label.
+        label_separator: what stands between several labels in a cell of ``label_column``.
 
     Raises:
         HftlError: anything that the user has to decide or mend, named.
     """
     notes = list(sources.notes)
-    parts = _read_parts(sources, kind, (input_column, pair_column, pairs), label_column, notes)
+    parts = _read_parts(
+        sources, kind, (input_column, pair_column, pairs), (label_column, label_columns, label_separator), notes
+    )
     bad = []
     for number, part in enumerate(parts):
         parts[number], found = _without_blanks(part, kind)
@@ -168,6 +175,8 @@ def prepare(
             parts[0], leaked = _without_leaks(parts[:2], kind, leaks, notes)
             bad += leaked
             _checked(parts, given, "keep", known_labels, sources.sampled)
+    if isinstance(parts[0].labels, LabelSets):
+        notes.append(_on_sets(parts[0].labels.take(parts[0].keep)))
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
     return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
@@ -176,44 +185,59 @@ def prepare(
 def _read_parts(
     sources: Sources,
     kind: Kind,
-    choice: tuple[str | None, str | None, bool | None],
-    label_column: str | None,
+    inputs: tuple[str | None, str | None, bool | None],
+    labelling: tuple[str | None, tuple[str, ...], str | None],
     notes: list[str],
 ) -> list[_Part]:
     """Each split with its columns found (train's hold for all) and its labels read; train first."""
     train = sources.splits["train"]
-    taken = [label_column] if label_column else []
-    named = choice[0], label_column
-    input_column, pair = _found_inputs(train, kind, choice, taken, "train")
-    label_column = _found(train, "label", label_column, [input_column, *([pair] if pair else [])], "train")
-    if pair and choice[1] is None:
+    label_column, label_columns, label_separator = labelling
+    taken = [label_column] if label_column else list(label_columns)
+    named: dict[Role, str | None] = {kind: inputs[0], "label": label_column}
+    input_column, pair = _found_inputs(train, kind, inputs, taken, "train")
+    found: dict[Role, str] = {} if pair else {kind: input_column}
+    if not label_columns:
+        others = [input_column, *([pair] if pair else [])]
+        found["label"] = label_column = _found(train, "label", label_column, others, "train")
+    if pair and inputs[1] is None:
         notes.append(
             f"columns: each row is the pair of '{input_column}' and '{pair}'; --task.text-column names a single text"
         )
-    roles: tuple[Role, Role] = (kind, "label")
-    for role, column, named_column in zip(roles, (input_column, label_column), named, strict=True):
-        if named_column is None and column.strip().lower() not in USUAL_NAMES[role] and not (pair and role == kind):
+    for role, column in found.items():
+        if named[role] is None and column.strip().lower() not in USUAL_NAMES[role]:
             notes.append(
                 f"columns: '{column}' is taken for the {role}, by its type; --task.{role}-column names another"
             )
-    parts = []
+    targets = label_columns or (found["label"],)
+    if strange := [column for column in targets if column not in train.features]:
+        there = ", ".join(train.features)
+        raise HftlError(f"train: no column '{strange[0]}'; name some of {there} with --task.label-columns")
+    parts: list[_Part] = []
     for name, data in sources.splits.items():
         if not len(data):
             if name == "train":
                 raise HftlError("train: it has no rows; name data that has some")
             notes.append(f"{name}: left out, it has no rows")
             continue
-        if name == "test" and label_column not in data.features:
-            notes.append(f"test: left out, it has no label column '{label_column}'")
+        if name == "test" and targets[0] not in data.features:
+            notes.append(f"test: left out, it has no label column '{targets[0]}'")
             continue
-        for column in (input_column, label_column, *([pair] if pair else [])):
+        for column in (input_column, *targets, *([pair] if pair else [])):
             if column not in data.features:
                 raise HftlError(f"{name}: it has no column '{column}', which train has; give it the same columns")
         _found_inputs(data, kind, (input_column, pair, pair is not None), taken, name)
-        _found(data, "label", label_column, [input_column], name)
-        labels = _prefixed(name, read_labels, data, label_column)
-        if name == "test" and (labels.codes == MISSING).all():
-            notes.append("test: left out, its labels are hidden (all missing or -1)")
+        if label_columns:
+            labels: Labels = _prefixed(name, read_flags, data, label_columns)
+        else:
+            _found(data, "label", label_column, [input_column], name)
+            labels = _prefixed(name, read_labels, data, label_column, label_separator)
+        if parts and type(labels) is not type(parts[0].labels):
+            lists, single = (name, "train") if isinstance(labels, LabelSets) else ("train", name)
+            raise HftlError(
+                f"{name}: '{label_column}' holds lists in {lists} and one label a row in {single}; make both lists"
+            )
+        if name == "test" and not labels.used():
+            notes.append("test: left out, its labels are hidden (no row has one; -1 counts as none)")
             continue
         data = data.with_format(None)
         if isinstance(data.features[input_column], Image) or "binary" in str(data.features[input_column]):
@@ -279,7 +303,12 @@ def _checked(
     """Notes on labels that not every split has; what cannot be trained or scored raises."""
     used = {part.name: part.names_kept() for part in parts}
     notes = check_labels(used, given, lone, sampled)
-    if len(used["train"]) < 2 and known is None:
+    if known is not None:
+        return notes
+    if isinstance(parts[0].labels, LabelSets):
+        if not used["train"]:
+            raise HftlError("train: no row has any label; add rows that have one")
+    elif len(used["train"]) < 2:
         raise HftlError(
             f"all {len(parts[0].keep):,} usable rows of train have {quoted(sorted(used['train']))}: to classify takes "
             f"two labels; {'raise --task.max-rows' if sampled else 'add rows of another'}"
@@ -287,10 +316,14 @@ def _checked(
     return notes
 
 
+def _on_sets(train: LabelSets) -> str:
+    several, none = (train.has.sum(axis=1) > 1).sum(), (~train.has.any(axis=1)).sum()
+    return f"labels: any number a row; of train's {len(train.has):,} rows {several:,} have several, {none:,} have none"
+
+
 def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
     """The part less its rows without a label or with blank text."""
-    unlabelled = part.labels.codes == MISSING
-    reasons = np.where(unlabelled, "no label", "").astype(object)
+    reasons = np.where(part.labels.missing, "no label", "").astype(object)
     if kind == "text":
         for column, reason in reversed([*zip(part.columns, ("no text", "no second text"), strict=False)]):
             reasons[_blank(part.data, column)] = reason
@@ -298,8 +331,8 @@ def _without_blanks(part: _Part, kind: Kind) -> tuple[_Part, list[BadRow]]:
         BadRow(part.name, row, _name(part, row, kind), reasons[row]) for row in np.flatnonzero(reasons != "").tolist()
     ]
     # What is skipped must not bring in a label of its own.
-    labels = replace(part.labels, codes=np.where(reasons != "", MISSING, part.labels.codes))
-    return replace(part, labels=labels, keep=np.flatnonzero(labels.codes != MISSING)), bad
+    labels = part.labels.without(np.asarray(reasons != "", dtype=bool))
+    return replace(part, labels=labels, keep=np.flatnonzero(~labels.missing)), bad
 
 
 def _blank(data: Dataset, column: str) -> NDArray[np.bool_]:
@@ -351,9 +384,13 @@ def _without_leaks(parts: list[_Part], kind: Kind, choice: Leaks, notes: list[st
 
 def _contradictions(train: _Part, kind: Kind) -> list[str]:
     labels = train.labels
-    return find_contradictions(
-        _seen(train, kind), labels.codes[train.keep], lambda row: labels.names[labels.codes[row]]
-    )
+    encoded = labels.encode(labels.names)
+
+    def label_of(row: int) -> str:
+        codes = np.flatnonzero(encoded[row]) if isinstance(labels, LabelSets) else [encoded[row]]
+        return ", ".join(labels.names[code] for code in codes)
+
+    return find_contradictions(_seen(train, kind), encoded[train.keep], label_of)
 
 
 def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
@@ -375,31 +412,37 @@ def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
 
 
 def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: list[str]) -> _Part:
-    ids = part.labels.to_ids(labels)[part.keep]
+    ids = part.labels.take(part.keep).strata(labels)
     if len(ids) <= size:
         return part
     if part.name == "train" and size < (classes := len(np.unique(ids))):
         raise HftlError(f"--task.max-rows {size}: fewer rows than the {classes} labels; use {2 * classes} or more")
-    notes.append(f"{part.name}: {size:,} of {len(ids):,} rows (max-rows; stratified, seed {seed})")
-    return replace(part, keep=part.keep[stratified(ids, size, seed)])
+    sample = replace(part, keep=part.keep[stratified(ids, size, seed)])
+    note = f"{part.name}: {size:,} of {len(ids):,} rows (max-rows; stratified, seed {seed})"
+    if lost := sorted(part.names_kept() - sample.names_kept()):
+        note += f"; none of them has {quoted(lost)}"
+    notes.append(note)
+    return sample
 
 
 def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, notes: list[str]) -> list[_Part]:
     """Train and the validation split taken from it; no label loses its last row in train."""
     if not fraction:
         return [train, replace(train, name="validation", keep=train.keep[:0])]
-    ids = train.labels.to_ids(labels)[train.keep]
+    ids = train.labels.take(train.keep).strata(labels)
     chosen = stratified(ids, max(1, round(fraction * len(ids))), seed, leave_one=True)
+    if isinstance(train.labels, LabelSets):
+        chosen = spare(train.labels.take(train.keep).has, chosen)
     if not len(chosen):
         raise HftlError(
             "train: no label has two rows, so no validation split can be cut; add rows, or name another label column"
         )
+    validation = replace(train, name="validation", keep=train.keep[chosen])
     note = f"validation: {len(chosen):,} of train's {len(ids):,} rows (there was none; stratified, seed {seed})"
-    if absent := len(np.unique(ids)) - len(np.unique(ids[chosen])):
+    if absent := len(train.names_kept()) - len(validation.names_kept()):
         note += f"; {absent} of the labels {'has' if absent == 1 else 'have'} too few rows to be in it"
     notes.append(note)
-    rest = np.delete(train.keep, chosen)
-    return [replace(train, keep=rest), replace(train, name="validation", keep=train.keep[chosen])]
+    return [replace(train, keep=np.delete(train.keep, chosen)), validation]
 
 
 def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
@@ -409,7 +452,11 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     if names:
         data = data.rename_columns(names)
     # Columns are added before rows are chosen: added to a selection they would copy every image.
-    classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
-    data = data.add_column("label", part.labels.to_ids(labels), feature=classes)
-    data = data.add_column("row", np.arange(len(data)))
-    return data.select(part.keep)
+    encoded = part.labels.encode(labels)
+    if isinstance(part.labels, LabelSets):
+        hot = pa.FixedSizeListArray.from_arrays(pa.array(encoded.ravel()), len(labels))
+        data = data.add_column("label", hot, feature=List(Value("bool"), length=len(labels)))
+    else:
+        classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
+        data = data.add_column("label", encoded, feature=classes)
+    return data.add_column("row", np.arange(len(data))).select(part.keep)

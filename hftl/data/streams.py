@@ -48,19 +48,20 @@ class Wanted:
     pair_column: str | None
     pairs: bool | None
     label_column: str | None
+    label_columns: tuple[str, ...]
     max_rows: int | None
     """At most so many rows of each split; not stratified, for that would take reading all labels first."""
     seed: int
 
     def columns(self, rows: Dataset) -> list[str]:
         """Those that are used, told from a split's first rows."""
-        taken = [self.label_column] if self.label_column else []
+        taken = [self.label_column] if self.label_column else list(self.label_columns)
         if self.kind == "text":
             first, second = find_texts(rows, self.input_column, self.pair_column, self.pairs, taken)
             inputs = [first, second] if second else [first]
         else:
             inputs = [find_column(rows, self.kind, self.input_column, taken)]
-        return [*inputs, find_column(rows, "label", self.label_column, inputs)]
+        return [*inputs, *(self.label_columns or [find_column(rows, "label", self.label_column, inputs)])]
 
 
 @dataclass(frozen=True)

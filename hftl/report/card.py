@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from hftl import tasks
 from hftl.display import (
-    depth_text,
     few_text,
     one_line,
+    phase_text,
     rate_text,
     score_names,
     score_text,
@@ -32,6 +33,8 @@ EXAMPLES = {"image-classification": '"photo.jpg"', "text-classification": '"a te
 """What a pipeline of the task is called with."""
 PAIR_EXAMPLE = '{"text": "the first text", "text_pair": "the second"}, truncation=True'
 """The same, of a model for pairs of texts."""
+PROCESSORS = {"image-classification": "image_processor"}
+"""What a pipeline of the task calls that which prepares its inputs; a tokenizer elsewhere."""
 SPLITS = ("validation", "test")
 MANY_LABELS = 100
 """Labels beyond these are only counted."""
@@ -50,12 +53,13 @@ def write(folder: Path) -> Path:
     recipe, metrics, environment = (_read(path) for path in (run.recipe, run.metrics, run.environment))
     history = read_history(folder)
     name = folder.resolve().name
-    front = yaml.safe_dump(front_matter(recipe, metrics, name), sort_keys=False, allow_unicode=True)
+    adapter = run.result == run.adapter
+    front = yaml.safe_dump(front_matter(recipe, metrics, name, adapter), sort_keys=False, allow_unicode=True)
     sections = [
         _what(name, recipe, metrics, history),
-        _scores(metrics),
+        _scores(metrics, _thresholds(metrics, history)),
         _training(recipe, metrics, history),
-        _use(recipe),
+        _use(recipe, _thresholds(metrics, history) is not None, adapter),
         _environment(environment),
         _again(recipe),
     ]
@@ -64,13 +68,14 @@ def write(folder: Path) -> Path:
     return path
 
 
-def front_matter(recipe: Plain, metrics: Plain, name: str) -> Plain:
+def front_matter(recipe: Plain, metrics: Plain, name: str, adapter: bool = False) -> Plain:
     """What the Hub reads of a card; ``base_model`` only where the model has a Hub name.
 
     Args:
         recipe: ``recipe.yaml``.
         metrics: ``metrics.json``.
         name: Of the model, in the Hub's table of results.
+        adapter: Whether it is an adapter over ``base_model``.
     """
     task, data = recipe["task"]["name"], _data_name(recipe)
     results = [
@@ -87,7 +92,7 @@ def front_matter(recipe: Plain, metrics: Plain, name: str) -> Plain:
         if split in metrics
     ]
     return {
-        "library_name": "transformers",
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": task,
         **({"base_model": recipe["model"]} if is_hub_name(recipe["model"]) else {}),
         "tags": ["hftl", "transfer-learning"],
@@ -143,7 +148,17 @@ def _what(name: str, recipe: Plain, metrics: Plain, history: Sequence[Plain]) ->
     return "\n".join(lines)
 
 
-def _scores(metrics: Plain) -> str:
+def _thresholds(metrics: Plain, history: Sequence[Plain]) -> dict[str, float] | None:
+    """The saved model's threshold of each label, by name; None where each row has one label."""
+    best = (metrics["best"]["phase"], metrics["best"]["epoch"], "validation")
+    for record in of_kind(history, "Evaluated"):
+        if best == (record["phase"], record["epoch"], record["split"]) and "thresholds" in record["settings"]:
+            (started,) = of_kind(history, "RunStarted")[-1:]
+            return dict(zip(started["labels"], record["settings"]["thresholds"], strict=True))
+    return None
+
+
+def _scores(metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
     rows: list[tuple[str, str, Mapping[str, float]]] = [
         ("majority", "validation", metrics["majority"]),
         *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"]),
@@ -165,6 +180,13 @@ def _scores(metrics: Plain) -> str:
         "chosen on the validation split."
     )
     majority = "*Majority* always answers with the commonest training label."
+    if thresholds is not None:
+        chosen = few_text([f"{label} {score_text(value)}" for label, value in thresholds.items()], MANY_LABELS)
+        majority = (
+            "*Majority* always answers with the commonest training labels.\n\nA row may have any number of labels "
+            "(multi-label): each is given where its probability reaches its threshold, chosen on the validation split "
+            f"for the highest F1 and saved in `model/config.json`: {_text(chosen)}."
+        )
     return f"## Scores\n\n{table}\n\n{saved} {majority}\n\n![Losses and scores over the run](curves.png)"
 
 
@@ -192,19 +214,35 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
     return f"## Training\n\n{table}\n\n{settings} {frozen} `recipe.yaml` holds every setting."
 
 
-def _use(recipe: Plain) -> str:
+def _use(recipe: Plain, multi_label: bool, adapter: bool) -> str:
     task = recipe["task"]["name"]
-    example = PAIR_EXAMPLE if recipe["task"].get("pairs") else EXAMPLES.get(task, "...")
-    call = f"answer({example})"
-    if recipe["task"].get("truncation") == "head+tail":
-        call += "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
+    load = f"""from transformers import pipeline
+
+answer = pipeline("{task}", model="model")  # the folder beside this card"""
+    if adapter:
+        load = f"""from peft import PeftModel
+from transformers import AutoConfig, {tasks.find(task).auto_class}, pipeline
+
+config = AutoConfig.from_pretrained("adapter")  # the folder beside this card
+base = {tasks.find(task).auto_class}.from_pretrained(
+    "{_public(recipe["model"])}", config=config, ignore_mismatched_sizes=True, dtype="float32"
+)  # the checkpoint, with a head for these labels
+model = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
+answer = pipeline("{task}", model=model, {PROCESSORS.get(task, "tokenizer")}="adapter")"""
+    given = PAIR_EXAMPLE if recipe["task"].get("pairs") else EXAMPLES.get(task, "...")
+    cuts = "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
+    comment = cuts if recipe["task"].get("truncation") == "head+tail" else ""
+    use = f"print(answer({given})){comment}"
+    if multi_label:
+        use = f"""config = answer.model.config
+thresholds = {{config.id2label[index]: value for index, value in enumerate(config.thresholds)}}
+scores = answer({given}, top_k=len(thresholds)){comment}
+print([each["label"] for each in scores if each["score"] >= thresholds[each["label"]]])"""
     return f"""## Use
 
 ```python
-from transformers import pipeline
-
-answer = pipeline("{task}", model="model")  # the folder beside this card
-print({call})
+{load}
+{use}
 ```"""
 
 
@@ -233,7 +271,7 @@ def _again(recipe: Plain) -> str:
 
 
 def _phase(ended: Plain) -> str:
-    return f"phase {ended['phase']}: {depth_text(str(ended['unfreeze']))}"
+    return f"phase {ended['phase']}: {phase_text(str(ended['unfreeze']), ended['train'])}"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
-from hftl.tasks._classification import Classification
+from hftl.tasks._classification import Classification, targets_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hftl.data.augment import Pixels
-    from hftl.data.batches import Batch
+    from hftl.data.batches import Batch, Frequencies
     from hftl.data.splits import BadRow
     from hftl.heads import Loaded
 
@@ -116,7 +116,8 @@ class ImageClassification(Classification):
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> ImageExamples:
         """See ``Task``."""
-        return ImageExamples(dataset, processor, view_size(processor), self, augment)
+        frequencies = self.frequencies(dataset)
+        return ImageExamples(dataset, processor, view_size(processor), self, augment, frequencies=frequencies)
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
         """Images as objects, files, folders of files, or a table with a column of images."""
@@ -168,7 +169,7 @@ class ImageExamples:
     augment: bool
     seed: tuple[int, ...] = ()
     lengths: None = None
-    frequencies: None = None
+    frequencies: Frequencies | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -187,16 +188,15 @@ class ImageExamples:
         from hftl.data.images import read_image
 
         rows = self.dataset[indices]
-        targets = torch.tensor(rows["label"]) if "label" in rows else None
         if not self.augment:
             images = [read_image(value) for value in rows["image"]]
             pixels = self.processor(images, return_tensors="pt")["pixel_values"]
-            return Batch({"pixel_values": pixels}, targets, torch.tensor(indices))
+            return Batch({"pixel_values": pixels}, targets_of(rows), torch.tensor(indices))
         # One generator a row: what a row becomes must not depend on those beside it.
         rngs = [np.random.default_rng([*self.seed, row]) for row in indices]
-        views = self._views(rows["image"], rngs)
+        views, targets = self._views(rows["image"], rngs), targets_of(rows)
         if self.task.mixup or self.task.cutmix:
-            views, targets = self._mixed(views, self._multi_hot(rows["label"]), rngs)
+            views, targets = self._mixed(views, self._shares(rows), rngs)
         return Batch({"pixel_values": torch.from_numpy(views)}, targets, torch.tensor(indices))
 
     def picture(self) -> Image:
@@ -243,16 +243,16 @@ class ImageExamples:
         triples = zip(views, others, rngs, strict=True)
         mixed = [mix(view, other, rng, self.task.mixup, self.task.cutmix) for view, other, rng in triples]
         kept = torch.tensor([share for _, share in mixed])[:, None]
-        targets = kept * targets + (1 - kept) * self._multi_hot(partners["label"])
+        targets = kept * targets + (1 - kept) * self._shares(partners)
         return np.stack([mixture for mixture, _ in mixed]), targets
 
-    def _multi_hot(self, labels: Sequence[Any]) -> torch.Tensor:
-        """Label ids as zeros and ones, float32 of shape (rows, classes); where rows have several, they are that."""
-        import torch
+    def _shares(self, rows: dict[str, Any]) -> torch.Tensor:
+        """Targets as float32 of shape (rows, classes): zeros, and a one for each label of the row."""
         from torch.nn.functional import one_hot
 
-        targets = torch.tensor(labels)
-        if targets.dim() == 1:
+        targets = targets_of(rows)
+        assert targets is not None  # mixed rows are training rows
+        if targets.ndim == 1:
             targets = one_hot(targets, self.dataset.features["label"].num_classes)
         return targets.float()
 

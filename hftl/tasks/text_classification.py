@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets, quiet_transformers
-from hftl.tasks._classification import Classification
+from hftl.tasks._classification import Classification, targets_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Indices
+    from hftl.data.batches import Batch, Frequencies, Indices
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
@@ -137,7 +137,7 @@ class TextClassification(Classification):
             )
         if paired and None not in processor("a", "a").sequence_ids()[1:-1]:
             notes.append("this model's tokenizer puts nothing between the two texts of a pair")
-        return TextExamples(tokenised, processor, lengths, tuple(notes))
+        return TextExamples(tokenised, processor, lengths, tuple(notes), self.frequencies(dataset))
 
     def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
         """Texts as strings, .txt files, folders of them, or tables with a column of texts.
@@ -208,7 +208,7 @@ class TextExamples:
     tokenizer: Any
     lengths: Indices
     notes: tuple[str, ...]
-    frequencies: None = None
+    frequencies: Frequencies | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -229,8 +229,7 @@ class TextExamples:
         rows = self.dataset[indices]
         unpadded = {name: rows[name] for name in ("input_ids", "token_type_ids") if name in rows}
         inputs = self.tokenizer.pad(unpadded, return_tensors="pt")
-        targets = torch.tensor(rows["label"]) if "label" in rows else None
-        return Batch(dict(inputs), targets, torch.tensor(indices))
+        return Batch(dict(inputs), targets_of(rows), torch.tensor(indices))
 
 
 def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:

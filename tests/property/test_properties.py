@@ -142,7 +142,11 @@ shared_options = {
     "bad_rows": st.sampled_from(["skip", "error"]),
     "label_map": st.dictionaries(texts, texts, max_size=3),
     "label_smoothing": st.floats(0, 1, exclude_max=True),
-    "metrics": st.lists(texts, min_size=1, max_size=3).map(tuple),
+    "label_separator": st.none() | texts.filter(bool),
+    "balance": st.sampled_from(["none", "weights", "sampler"]),
+    "loss": st.sampled_from(["cross-entropy", "focal"]),
+    "focal_gamma": st.floats(0, 10),
+    "metrics": st.lists(texts, max_size=3).map(tuple),
 }
 some_task = st.builds(
     ImageClassification, **shared_options, augment=st.sampled_from(["crop-flip", "crop", "none"])

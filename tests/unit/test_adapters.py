@@ -1,6 +1,7 @@
 """Adapters: in, merged, out again, and as a folder that peft and the predictor load."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,23 @@ def test_what_cannot_be_adapted_is_said_before_anything_is_written(tiny_model, r
     with one_line_error("lora.targets", "nothing"):
         Trainer(quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", phases=phases)).fit()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("data", ["reviews", "photos"])
+def test_what_the_card_tells_people_to_type_gives_the_answers_of_the_predictor(
+    data, tiny_model, tmp_path, request, capsys, monkeypatch
+):
+    source = request.getfixturevalue(data)
+    run_of(tiny_model, source, tmp_path / "run")
+    (given,) = ["good film"] if data == "reviews" else sorted(map(str, source.rglob("test/red/0.png")))
+    (answer,) = Predictor(tmp_path / "run")([given])
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: peft" in card
+    assert "all, lora" in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    model = tiny_model("bert" if data == "reviews" else "resnet")
+    code = re.sub("a text of any length|photo.jpg", given, snippet.replace(f'"{model.name}"', f'"{model}"'))
+    monkeypatch.chdir(tmp_path / "run")
+    exec(code, shown := {})
+    best = shown["answer"](given)[0]
+    assert (best["label"], best["score"]) == (answer["label"], pytest.approx(answer["score"], abs=1e-5))

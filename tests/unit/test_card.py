@@ -26,9 +26,13 @@ def write_run(folder: Path, task: Any = None, model: str = "google/some-model", 
     task = task or TextClassification(data="stanfordnlp/imdb")
     recipe = Recipe(task=task, model=model, phases=strategies.lp_ft(), output_dir="runs/imdb", seed=7)
     phases = [
-        {"phase": 0, "unfreeze": "head", "best_epoch": 1, "scores": scores(0.8), "seconds": 12.3, "trainable": 100},
-        {"phase": 1, "unfreeze": "0.25", "best_epoch": 2, "scores": scores(0.9), "seconds": 80.0, "trainable": 5100},
+        {"phase": 0, "unfreeze": "head", "best_epoch": 1, "scores": scores(0.8), "seconds": 12.3, "trainable": 100}
+        | {"train": "weights"},
+        {"phase": 1, "unfreeze": "0.25", "best_epoch": 2, "scores": scores(0.9), "seconds": 80.0, "trainable": 5100}
+        | {"train": "bias"},
     ]
+    for phase, train in zip(phases, ("weights", "bias"), strict=True):
+        phase["train"] = train
     metrics = {"best": {"phase": 1, "epoch": 2}, "majority": {"accuracy": 0.5, "macro_f1": 0.33}, "phases": phases}
     metrics |= {"validation": scores(0.9), "test": scores(0.875), **changes}
     groups = [GroupRow("block 0", 9900, 0, None), GroupRow("head", 100, 100, 1e-3)]
@@ -102,7 +106,7 @@ def test_scores_run_from_the_majority_to_the_saved_model(tmp_path):
         ["", "split", "accuracy", "macro_f1", "loss"],
         ["majority", "validation", "0.500", "0.330", ""],
         ["phase 0: head", "validation", "0.800", "0.700", "0.400"],
-        ["phase 1: top 25 % of the blocks", "validation", "0.900", "0.800", "0.400"],
+        ["phase 1: top 25 % of the blocks, bias", "validation", "0.900", "0.800", "0.400"],
         ["**saved model**", "validation", "0.900", "0.800", "0.400"],
         ["**saved model**", "test", "0.875", "0.775", "0.400"],
     ]

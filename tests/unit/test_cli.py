@@ -86,9 +86,13 @@ class TestPrecedence:
             "neg",
             "--task.metrics",
             "macro_f1",
+            "--task.label-columns",
+            "toxic",
+            "threat",
         ]
         task = parse_recipe(arguments, "text-classification").task
         assert (task.label_map, task.metrics) == ({"LABEL_0": "neg"}, ("macro_f1",))
+        assert task.label_columns == ("toxic", "threat")
 
 
 class TestOneLine:

@@ -144,3 +144,49 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     broken.write_text("def (:")
     with pytest.raises(HftlError, match=r"broken\.py': invalid syntax"):
         metrics.load(str(broken))
+
+
+# -- any number of labels a row --------------------------------------------------------------------------------------
+
+HOT = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=bool)
+GIVEN = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
+CHANCES = np.array([[0.9, 0.1, 0.2, 0.1], [0.8, 0.2, 0.3, 0.1], [0.7, 0.9, 0.1, 0.1]])
+
+
+def test_metrics_of_several_labels_agree_with_hand_computed_values():
+    # By hand: label 0 has F1 2*2/(2*2+1) and average precision (1 + 2/3) / 2, label 2 has 0 and 1/2; label 1 is given
+    # and never there, so that it has F1 0 and no average precision; label 3 does not occur.
+    names = ["mAP", "micro_f1", "macro_f1", "accuracy"]
+    expected = {"mAP": (5 / 6 + 1 / 2) / 2, "micro_f1": 4 / 7, "macro_f1": (4 / 5) / 3, "accuracy": 0.0}
+    assert metrics.score(names, GIVEN, HOT, CHANCES) == pytest.approx(expected)
+    assert metrics.score(["accuracy"], HOT, HOT, CHANCES) == {"accuracy": 1.0}
+
+
+def test_one_label_alone_is_multi_label_too():
+    right, given, chances = HOT[:, :1], GIVEN[:, :1], CHANCES[:, :1]
+    expected = {"mAP": 5 / 6, "micro_f1": 4 / 5, "macro_f1": 4 / 5, "accuracy": 2 / 3}
+    assert metrics.score([*expected], given, right, chances) == pytest.approx(expected)
+
+
+def test_average_precision_of_nothing_is_no_number():
+    nothing = np.zeros_like(HOT)
+    for right, chances in ((nothing, CHANCES), (HOT, np.full_like(CHANCES, np.nan))):
+        assert np.isnan(metrics.score(["mAP"], GIVEN, right, chances)["mAP"])
+    assert metrics.score(["micro_f1", "macro_f1"], nothing, nothing, CHANCES) == {"micro_f1": 0.0, "macro_f1": 0.0}
+
+
+def test_a_metric_of_ones_own_for_several_labels(tmp_path):
+    path = Path(write_metric(tmp_path, "hamming", "{'right': np.mean(np.equal(predictions, references))}"))
+    path.write_text(path.read_text().replace('datasets.Value("int64")', 'datasets.List(datasets.Value("int64"))'))
+    assert metrics.score([str(path)], GIVEN, HOT, CHANCES) == {str(path): pytest.approx(9 / 12)}
+
+
+def test_metrics_that_are_for_the_other_kind_of_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "load", lambda *args, **options: (_ for _ in ()).throw(FileNotFoundError("no mAP")))
+    with pytest.raises(HftlError, match="metric 'mAP': no mAP; name accuracy or macro_f1 or micro_f1, or a local"):
+        metrics.score(["mAP"], PREDICTIONS, REFERENCES)
+    monkeypatch.undo()
+    path = write_metric(tmp_path, "single", "{'a': 1.0}")
+    with pytest.raises(HftlError, match=r"single\.py': .*; name one that compares rows of several labels") as caught:
+        metrics.score([path], GIVEN, HOT, CHANCES)
+    assert "\n" not in str(caught.value)

@@ -28,6 +28,9 @@ def from_text(text: str, folder: Path) -> Recipe:
 
 RECIPES = {
     "defaults": Recipe(task=ImageClassification(data="data/pets"), model="google/vit"),
+    "label columns": Recipe(
+        task=ImageClassification("pets", label_columns=("no", "1e-3"), logit_adjustment=0.5), model="google/vit"
+    ),
     "everything": Recipe(
         task=TextClassification(
             data="no",  # what YAML would read as False
@@ -192,7 +195,14 @@ def test_wrong_types(change, words, one_line_error):
         ({"task": {**TASK, "label_smoothing": 1}}, ("label_smoothing: 1",)),
         ({"task": {**TASK, "validation_fraction": 0}}, ("validation_fraction: 0",)),
         ({"task": {**TASK, "max_rows": 1}}, ("max_rows: 1",)),
-        ({"task": {**TASK, "metrics": []}}, ("metrics:", "at least one")),
+        ({"task": {**TASK, "balance": "weight"}}, ("'task.balance'", "'sampler'")),
+        ({"task": {**TASK, "label_columns": ["a", "a"]}}, ("label_columns:", "twice")),
+        ({"task": {**TASK, "label_columns": ["a"], "label_column": "b"}}, ("label_columns:", "label_column")),
+        ({"task": {**TASK, "label_columns": ["a"], "label_separator": "|"}}, ("label_columns:", "label_separator")),
+        ({"task": {**TASK, "label_separator": ""}}, ("label_separator:", "empty")),
+        ({"task": {**TASK, "focal_gamma": -1}}, ("focal_gamma: -1", "at least 0")),
+        ({"task": {**TASK, "logit_adjustment": -1}}, ("logit_adjustment: -1", "at least 0")),
+        ({"task": {**TASK, "logit_adjustment": 1, "balance": "sampler"}}, ("logit_adjustment and balance sampler",)),
         ({"task": {"name": "image-classification", "data": "a", "crop_area": 0}}, ("crop_area: 0",)),
     ],
 )

@@ -9,10 +9,10 @@ from hftl.data.columns import find_column, find_texts
 
 ONE: dict[str, Any] = {
     "string": "a", "int64": 1, "float64": 0.5, "bool": True, "binary": b"1", "class": 0,
-    "image": {"bytes": b"", "path": "a.png"}, "list": [1], "file": "x/a.JPG", "date32": None,
+    "image": {"bytes": b"", "path": "a.png"}, "list": [1], "lists": [[1]], "file": "x/a.JPG", "date32": None,
 }  # fmt: skip
 TYPES: dict[str, Any] = {"class": ClassLabel(names=["x"]), "image": Image(decode=False), "list": List(Value("int64")),
-                         "file": Value("string")}  # fmt: skip
+                         "lists": List(List(Value("int64"))), "file": Value("string")}  # fmt: skip
 
 
 def table(**columns: str) -> Dataset:
@@ -41,6 +41,7 @@ def table(**columns: str) -> Dataset:
         ("label", {"score": "float64", "kind": "string"}, "kind"),
         ("label", {"label": "float64"}, "label"),
         ("label", {"label": "date32", "kind": "string"}, "kind"),
+        ("label", {"labels": "list", "kind": "string"}, "labels"),
     ],
 )
 def test_found_by_name_then_by_type(role, columns, expected):
@@ -64,7 +65,9 @@ def test_a_struct_of_bytes_is_an_image():
         ("image", {"n": "string", "c": "class"}, ["no image column", "c (class label)", "--task.image-column"]),
         ("label", {"fine": "class", "coarse": "class"}, ["'fine' or 'coarse'", "--task.label-column"]),
         ("label", {"id": "int64", "x": "float64"}, ["no label column", "id (int64)", "--task.label-column"]),
-        ("label", {"labels": "list"}, ["'labels'", "several labels", "--task.label-column"]),
+        ("label", {"toxic": "int64", "threat": "int64"}, ["'toxic' or 'threat'", "--task.label-columns"]),
+        ("label", {"tags": "list"}, ["no label column", "tags (list)"]),  # lists may be anything
+        ("label", {"labels": "lists"}, ["no label column", "labels (list)"]),
     ],
 )
 def test_none_or_several(role, columns, words, one_line_error):
@@ -83,8 +86,7 @@ def test_named(one_line_error):
         find_column(rows, "text", "score", [])
     with one_line_error("'day' is date32, no label", "--task.label-column"):
         find_column(rows, "label", "day", [])
-    with one_line_error("'tags'", "several labels"):
-        find_column(rows, "label", "tags", [])
+    assert find_column(rows, "label", "tags", []) == "tags"
 
 
 GLUE = {"sentence2": "string", "Sentence1": "string", "idx": "int64"}

@@ -3,11 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hftl.data.labels import check_labels, order_labels, quoted, read_labels, sort_names
+from hftl.data.labels import (
+    LabelSets,
+    check_labels,
+    order_labels,
+    quoted,
+    read_flags,
+    read_labels,
+    read_targets,
+    sort_names,
+)
 
 
 def read(values: list[object], kind: pa.DataType | None = None):
@@ -78,7 +87,7 @@ def test_order(one_line_error):
 
 
 def test_ids_follow_the_names():
-    assert read(["b", "a", None]).to_ids(("a", "x", "b")).tolist() == [2, 0, -1]
+    assert read(["b", "a", None]).encode(("a", "x", "b")).tolist() == [2, 0, -1]
 
 
 @given(st.lists(st.integers(-50, 50)))
@@ -106,6 +115,108 @@ def test_names_in_messages_stay_on_one_line():
 
 def test_missing_is_the_last_entry_of_no_names():
     column = read([None])
-    assert column.to_ids(("a",)).tolist() == [-1]
+    assert column.encode(("a",)).tolist() == [-1]
     assert column.used() == set()
     assert column.codes.dtype == np.int64
+
+
+# -- any number of labels a row --------------------------------------------------------------------------------------
+
+
+def sets_of(column: LabelSets) -> list[set[str] | None]:
+    """The names that each row has; None where it says nothing."""
+    return [
+        None if missing else {column.names[code] for code in np.flatnonzero(row)}
+        for row, missing in zip(column.has, column.missing, strict=True)
+    ]
+
+
+LISTS = pa.list_(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([["b", "a"], [], None, ["a"]], None, [{"a", "b"}, set(), None, {"a"}]),
+        ([["a", " ", None, "a"], [""]], None, [{"a"}, set()]),
+        ([[10, 9], [9]], None, [{"9", "10"}, {"9"}]),
+        ([[1.0, float("nan")], []], None, [{"1"}, set()]),
+        ([["a"], None], pa.large_list(pa.string()), [{"a"}, None]),
+        ([["a", "b"], None, ["b", "a"]], pa.list_(pa.string(), 2), [{"a", "b"}, None, {"a", "b"}]),
+        ([[], []], None, [set(), set()]),
+        ([], LISTS, []),
+        ([[0, 1], [1], []], None, [{"0", "1"}, {"1"}, set()]),  # ids, not multi-hot: none of them twice
+    ],
+)
+def test_lists_become_sets_of_names(values, kind, expected):
+    assert sets_of(read(values, kind)) == expected
+
+
+def test_lists_in_several_pieces():
+    table = pa.table({"label": pa.chunked_array([[["a"], None, []], [["b", "a"]]], LISTS)})
+    assert sets_of(read_labels(Dataset(table), "label")) == [{"a"}, None, set(), {"a", "b"}]
+    assert sets_of(read_labels(Dataset(table).select([3, 0]), "label")) == [{"a", "b"}, {"a"}]
+
+
+def test_lists_of_class_labels_keep_their_order():
+    features = Features({"label": List(ClassLabel(names=["zebra", "ant", "unused"]))})
+    column = read_labels(Dataset.from_dict({"label": [[1, 0], [-1], []]}, features=features), "label")
+    assert sets_of(column) == [{"zebra", "ant"}, set(), set()]
+    assert order_labels({"train": column}) == ("zebra", "ant", "unused")
+
+
+def test_multi_hot_lists_have_no_names(one_line_error):
+    with one_line_error("'label'", "multi-hot", "--task.label-columns"):
+        read([[0, 1, 0], [0, 0, 0]])
+    with one_line_error("'label'", "multi-hot"):
+        read([[1.0, 0.0, 0.0]])
+
+
+def test_cells_are_split_and_blank_ones_are_empty(one_line_error):
+    rows = Dataset(pa.table({"label": ["a | b c", "", None, "a|a|", "2"], "day": pa.array([0] * 5, pa.date32())}))
+    assert sets_of(read_labels(rows, "label", "|")) == [{"a", "b c"}, set(), set(), {"a"}, {"2"}]
+    assert sets_of(read_labels(Dataset.from_dict({"label": [2, 10]}), "label", ",")) == [{"2"}, {"10"}]
+    with one_line_error("'day' is date32", "--task.label-separator"):
+        read_labels(rows, "day", "|")
+
+
+@pytest.mark.parametrize(
+    "yes_no",
+    [
+        pa.array([1, 0, None, -1]),
+        pa.array([1.0, 0.0, float("nan"), None]),
+        pa.array([True, False, None, None]),
+        pa.array(["TRUE", "false", "", "-1"]),
+        pa.array([" 1", "0.0", " ", None]),
+    ],
+)
+def test_columns_of_yes_and_no(yes_no):
+    rows = Dataset(pa.table({"b": yes_no, "a": [0, 0, 0, 1]}))
+    column = read_flags(rows, ["b", "a"])
+    assert sets_of(column) == [{"b"}, set(), None, None]
+    assert order_labels({"train": column}) == ("b", "a")  # as given
+
+
+def test_what_is_no_yes_or_no(one_line_error):
+    rows = Dataset(pa.table({"a": [0, 1, 2, 3], "b": [[1]] * 4}))
+    with one_line_error("'a' holds 2 in row 2", "--task.label-columns"):
+        read_flags(rows, ["a"])
+    with one_line_error("'b' is list", "--task.label-columns"):
+        read_flags(rows, ["b"])
+
+
+def test_multi_hot_rows_follow_the_names():
+    column = read([["b", "a"], [], ["b"]])
+    assert column.encode(("a", "x", "b")).tolist() == [[True, False, True], [False] * 3, [False, False, True]]
+    assert column.encode(("b",)).tolist() == [[True], [False], [True]]
+    assert column.strata(("a", "x", "b")).tolist() == [0, -1, 2]
+    assert column.take(np.array([1, 2])).used() == {"b"}
+    assert column.without(np.array([True, False, False])).used() == {"b"}
+
+
+def test_targets_are_read_as_they_were_written():
+    features = Features({"label": List(Value("bool"), length=2)})
+    rows = Dataset.from_dict({"label": [[True, False], [False, False]]}, features=features)
+    assert read_targets(rows).tolist() == [[True, False], [False, False]]
+    assert read_targets(rows.select([])).shape == (0, 2)
+    assert read_targets(Dataset.from_dict({"label": [2, 0]})).tolist() == [2, 0]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hftl.data.sampling import quotas, stratified
+from hftl.data.sampling import even_frequencies, quotas, rarest, spare, stratified
 
 labels_of = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(lambda rows: np.array(rows, dtype=np.int64))
 quick = settings(max_examples=60, deadline=None)
@@ -68,3 +68,32 @@ def test_quotas_by_largest_remainder_ties_to_the_first():
 def test_a_thousand_classes_are_quick():
     labels = np.repeat(np.arange(1000), 60)
     assert (np.bincount(labels[stratified(labels, 1500, 0)]) >= 1).all()
+
+
+HAS = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=bool)
+
+
+def test_the_stratum_is_the_rarest_label():
+    assert rarest(HAS).tolist() == [1, 0, 2, -1, 1]  # of 1 and 2, both twice, the first
+
+
+multi_hot = st.integers(1, 4).flatmap(
+    lambda labels: st.lists(st.lists(st.booleans(), min_size=labels, max_size=labels), min_size=1, max_size=12)
+)
+
+
+@given(multi_hot, st.data())
+def test_what_can_be_spared_leaves_every_label_a_row(rows, data):
+    has = np.array(rows)
+    chosen = np.array(data.draw(st.lists(st.integers(0, len(has) - 1), unique=True)), dtype=np.int64)
+    spared = spare(has, chosen)
+    assert set(spared.tolist()) <= set(chosen.tolist())
+    assert (np.delete(has, spared, axis=0).any(axis=0) == has.any(axis=0)).all()
+    if (np.delete(has, chosen, axis=0).any(axis=0) == has.any(axis=0)).all():
+        assert spared.tolist() == chosen.tolist()  # nothing stays behind without need
+
+
+def test_even_frequencies_make_all_labels_equally_likely():
+    labels = np.array([0, 0, 0, 2, 0])
+    assert even_frequencies(labels).tolist() == [0.25, 0.25, 0.25, 1, 0.25]
+    assert even_frequencies(HAS).tolist() == [1 / 2, 1 / 4, 1 / 2, 1, 1 / 2]

@@ -25,7 +25,7 @@ from hftl.data.streams import Stream, Wanted, keep
 
 def wanted(kind: Any = "text", **options: Any) -> Wanted:
     usual: dict[str, Any] = {"input_column": None, "pair_column": None, "pairs": None, "label_column": None}
-    return Wanted(kind, **{**usual, "max_rows": None, "seed": 0, **options})
+    return Wanted(kind, **{**usual, "label_columns": (), "max_rows": None, "seed": 0, **options})
 
 
 def streamed(path: Path, kind: Any = "text", **options: Any) -> Sources:
@@ -353,7 +353,7 @@ from hftl.data.sources import load
 from hftl.data.streams import Wanted
 import datasets.config, pathlib
 datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[2])
-wanted = Wanted("text", None, None, None, None, None, 0)
+wanted = Wanted("text", None, None, None, None, (), None, 0)
 found = load(sys.argv[1], kind="text", streaming=wanted).splits["train"]
 print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
