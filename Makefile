@@ -9,7 +9,7 @@ demo: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python recipes/demo.py
 
 test: $(VENV)/installed $(VENV)/timm/installed samples/SOURCES.md
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -47,11 +47,17 @@ def save_pretrained(folder: Path, model: Any, processor: Any) -> None:
     with quiet_transformers():
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
-    readable = 0o666 & ~_umask()
-    for file in draft.iterdir():
-        file.chmod(readable)  # safetensors writes for the owner alone; on a cluster others read it too
+    let_others_read(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def let_others_read(folder: Path) -> None:
+    """Give the files the permissions of any new file: safetensors writes for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
 
 
 def save(
@@ -79,12 +85,6 @@ def save(
         folder.rename(old)
     draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -87,6 +87,11 @@ class Recipe(Strict, Generic[T]):
             raise HftlError(f"clip_norm: {self.clip_norm} is out of range; it must be above 0, or None not to clip")
         if self.ema is not None and not 0 < self.ema < 1:
             raise HftlError(f"ema: {self.ema} is out of range; it must be above 0 and below 1, 0.999 say")
+        if self.gradient_checkpointing and any(phase.batch_norm == "update" for phase in self.phases):
+            raise HftlError(
+                "gradient_checkpointing: it computes each batch twice, so batch_norm: update would count it twice; "
+                "choose one of them"
+            )
         if self.accumulation > self.batch_size:
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
 

@@ -173,6 +173,13 @@ def _processes_asked() -> int | None:
     return int(told[1]) if told else None
 
 
+def compiler_failed(error: RuntimeError) -> bool:
+    """Whether it comes from torch.compile, and not from what was compiled."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
 def best_precision() -> str:
     """bf16 where the hardware computes it (on a CPU: AVX512-BF16 or AMX), fp16 on older GPUs, else fp32."""
     if torch.cuda.is_available():

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from hftl import adapters, run_folder
-from hftl.checkpoint import Progress, load_weights, save, save_pretrained, save_weights
+from hftl.checkpoint import Progress, let_others_read, load_weights, save, save_pretrained, save_weights
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
@@ -35,7 +35,7 @@ from hftl.records import (
     StepTaken,
 )
 from hftl.report import card, curves
-from hftl.runtime import Runtime, seed_everything
+from hftl.runtime import Runtime, compiler_failed, seed_everything
 from hftl.schedule import factor
 
 PHASE_BEST, BEST, ADAPTER = "phase-best.safetensors", "best.safetensors", "adapter"
@@ -99,6 +99,10 @@ class Trainer(Generic[T]):
                 f"out of memory ({one_line(error, 120)}); raise --accumulation (the result stays the "
                 "same), or lower --eval-batch-size"
             ) from error
+        except RuntimeError as error:
+            if self.recipe.compile and compiler_failed(error):
+                raise HftlError(f"--compile: {one_line(error, 200)}; leave it out") from error
+            raise
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
         """Scores, on a split of the recipe's data, of the best model of the run that has ended.
@@ -301,6 +305,7 @@ class Trainer(Generic[T]):
         if kept.is_dir() and not self.recipe.merge_lora:
             self.model.config.save_pretrained(kept)
             self.ready.processor.save_pretrained(kept)
+            let_others_read(kept)
             kept.rename(self.folder.adapter)
         else:
             save_pretrained(self.folder.model, self.model, self.ready.processor)

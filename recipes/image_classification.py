@@ -2,6 +2,7 @@
 
     python recipes/image_classification.py --task.data data/pets --model google/vit-base-patch16-224-in21k
     python recipes/image_classification.py --config recipes/configs/cifar10.yaml --phases.1.lr 3e-5
+    torchrun --nproc_per_node 2 recipes/image_classification.py --task.data data/pets --model microsoft/resnet-50
     python recipes/image_classification.py --help
 
 ``--task.data`` is a folder with one sub-folder a class, a csv or parquet with a column of images, or a Hub name.

@@ -2,6 +2,7 @@
 
     python recipes/text_classification.py --task.data reviews.csv --model google-bert/bert-base-uncased
     python recipes/text_classification.py --config recipes/configs/imdb.yaml --task.max-rows 2000
+    torchrun --nproc_per_node 2 recipes/text_classification.py --config recipes/configs/imdb.yaml --phases lora
     python recipes/text_classification.py --help
 
 ``--task.data`` is a csv, json, jsonl or parquet file with a column of texts and one of labels, a folder of such files

@@ -17,6 +17,8 @@ from zoo import IMAGE, WORDS, auto_class, write_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run; no deadline, for no test asserts times.
 hypothesis.settings.register_profile("hftl", deadline=None, derandomize=True, max_examples=60)

@@ -36,7 +36,8 @@ class Span:
     """A phase on the axis of steps."""
 
     phase: int
-    unfreeze: str
+    trained: str
+    """What it unfroze, and what of that has trained."""
     start: int
     steps_per_epoch: int
     end: int
@@ -108,7 +109,8 @@ def spans_of(history: Sequence[Plain]) -> list[Span]:
         start, per_epoch = spans[-1].end if spans else 0, record["steps_per_epoch"]
         steps = [each["step"] + 1 for each in of_kind(history, "StepTaken") if each["phase"] == phase]
         epochs = [(each["epoch"] + 1) * per_epoch for each in _validations(history) if each["phase"] == phase]
-        spans.append(Span(phase, record["unfreeze"], start, per_epoch, start + max([1, *steps, *epochs])))
+        part = "" if record["train"] == "weights" else f", {record['train']}"
+        spans.append(Span(phase, f"{record['unfreeze']}{part}", start, per_epoch, start + max([1, *steps, *epochs])))
     return spans
 
 
@@ -141,7 +143,7 @@ def _draw_phases(figure: Figure, history: Sequence[Plain], spans: Sequence[Span]
         gap = "\n" if span.end - span.start < NARROW * total else " "
         middle = (span.start + span.end) / 2
         above.annotate(
-            f"phase {span.phase}:{gap}{span.unfreeze}",
+            f"phase {span.phase}:{gap}{span.trained}",
             (middle, 1),
             xytext=(0, 5),
             xycoords=("data", "axes fraction"),

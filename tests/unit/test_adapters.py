@@ -155,6 +155,7 @@ def test_the_adapters_are_the_result_and_the_predictor_loads_them(data, tiny_mod
     trainer, ended = run_of(tiny_model, request.getfixturevalue(data), tmp_path / "run")
     assert (ended.best_phase, ended.saved) == (1, "adapter")
     assert not (tmp_path / "run" / "model").exists()
+    assert len({file.stat().st_mode for file in (tmp_path / "run" / "adapter").iterdir()}) == 1
     config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_model("bert" if data == "reviews" else "resnet").resolve())
     again = Predictor(tmp_path / "run").evaluate("validation")

@@ -240,3 +240,19 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage: hftl" in done.stdout
+
+
+def test_of_several_processes_only_the_first_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    main(["--help"])
+    assert capsys.readouterr().out == ""
+    waited = []
+    monkeypatch.setattr("hftl.cli.time.sleep", waited.append)
+    with pytest.raises(SystemExit) as ended:
+        main(["no-such-command"])
+    assert ended.value.code == 2
+    assert waited == [1]  # by then the launcher has ended it, if the first process has said the same
+    assert "no-such-command" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    main(["--help"])
+    assert "usage: hftl" in capsys.readouterr().out

@@ -185,3 +185,10 @@ def test_a_compiled_run_ends_where_a_plain_one_does(tiny_model, photos, tmp_path
     np.testing.assert_allclose(plain, faster, rtol=1e-4)
     for name in saved:
         torch.testing.assert_close(saved[name], same[name], atol=1e-4, rtol=1e-3)
+
+
+def test_where_nothing_can_be_compiled_it_says_so(tiny_model, photos, tmp_path, monkeypatch, one_line_error):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", compile=True)
+    with one_line_error("--compile", "leave it out"):
+        Trainer(recipe).fit(lambda record: None)

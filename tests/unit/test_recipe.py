@@ -271,3 +271,22 @@ def test_resolve_phases():
     kept = [dataclasses.replace(phase, unfreeze="all", lr=None) for phase in found]
     assert kept == [dataclasses.replace(phase, unfreeze="all", lr=None) for phase in phases]
     assert resolve_phases(found, "head", 9.0, 9.0) == found
+
+
+def test_the_new_options_have_ranges(one_line_error):
+    for ema in (0.0, 1.0, -1.0):
+        with one_line_error("ema", str(ema), "0.999"):
+            Recipe(task=TextClassification(data="a"), model="b", ema=ema)
+    with one_line_error("gradient_checkpointing", "batch_norm: update"):
+        Recipe(
+            task=TextClassification(data="a"),
+            model="b",
+            phases=(Phase("all", batch_norm="update"),),
+            gradient_checkpointing=True,
+        )
+
+
+def test_less_than_all_weights_learn_ten_times_as_fast():
+    phases = (Phase("head"), Phase("all"), *(Phase("all", train=train) for train in ("lora", "bias", "norm")))
+    found = resolve_phases((*phases, Phase("all", lr=0.5, train="lora")), "head", 1e-3, 1e-5)
+    assert [phase.lr for phase in found] == pytest.approx([1e-3, 1e-5, 1e-4, 1e-4, 1e-4, 0.5])
