@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,10 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
 def _checkpoint_gradients(model: Any) -> None:
     if not model.supports_gradient_checkpointing:
         raise HftlError(f"--gradient-checkpointing: {type(model).__name__} does not support it; leave it out")
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # the other way wants inputs that require gradient
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the method has a new name, which the oldest versions lack
+        # The reentrant way would want inputs that require gradient.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _try_out(ready: Prepared) -> None:
