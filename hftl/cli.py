@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -238,9 +238,11 @@ def predict(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
+    console, table = Console(), Table(box=None, pad_edge=False)
     for column in ("input", "label", "score", "next"):
-        table.add_column(column, justify="right" if column == "score" else "left", overflow="ellipsis", no_wrap=True)
+        width = console.width // 3 if column == "input" else None  # a long text leaves room for its answer
+        justify: Literal["left", "right"] = "right" if column == "score" else "left"
+        table.add_column(column, justify=justify, overflow="ellipsis", no_wrap=True, max_width=width)
     for answer in answers:
         given = answer.get("labels", [answer["label"]])  # several, or none, where rows have any number of labels
         others = [(label, score) for label, score in answer["scores"].items() if label not in given]
@@ -248,7 +250,7 @@ def predict(
         reached = ", ".join(f"{answer['scores'][label]:.3f}" for label in given)
         cells = (answer["name"], ", ".join(given) or "\u2013", reached or "\u2013", following)
         table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
-    Console().print(table)
+    console.print(table)
 
 
 def layers(model: Model, task: str | None = None, trust_remote_code: bool = False) -> None:

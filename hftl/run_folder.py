@@ -16,7 +16,7 @@ from hftl.errors import HftlError
 from hftl.recipe import Recipe
 from hftl.records import EvaluationProgress, Record, StepTaken, as_plain
 
-PACKAGES = ("hftl", "torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "pillow")
+PACKAGES = ("hftl", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,6 +188,9 @@ def test_a_run_from_the_command_line_end_to_end(
     main(["predict", run, "a good film", "a bad film", "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["name"] for row in rows] == ["a good film", "a bad film"]
+    main(["predict", run, "a very long film " * 20])
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert re.search(r"a very long .*…\s+(positive|negative)\s+0\.\d{3}", line)  # the answer has its room
     main(["predict", run, "[red]a good film[/red]"])
     assert "[red]a good film[/red]" in capsys.readouterr().out
     with pytest.raises(SystemExit):
