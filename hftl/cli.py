@@ -139,10 +139,12 @@ def plan(arguments: list[str]) -> None:
             display(started)
             steps += started.steps_per_epoch * phase.epochs
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
+    adapted = any(phase.train == "lora" for phase in ready.recipe.phases) and not ready.recipe.merge_lora
+    small = ", or a small adapter/ where the best phase trained adapters" if adapted else ""
     print(
-        f"{steps:,} steps in all. It would write {folder}/: model/ ({megabytes:,.0f} MB), checkpoints/ while it runs "
-        f"(at most {8 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, curves.png, "
-        "README.md, and bad_rows.csv where rows are skipped"
+        f"{steps:,} steps in all. It would write {folder}/: model/ ({megabytes:,.0f} MB{small}), checkpoints/ while it "
+        f"runs (at most {8 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, "
+        "curves.png, README.md, and bad_rows.csv where rows are skipped"
     )
 
 
