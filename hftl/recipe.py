@@ -61,8 +61,8 @@ class Recipe(Strict, Generic[T]):
     best_by: str | None = None
     """The validation score that chooses the best epoch; unset, the task's first metric. loss: the lowest loss."""
     layer_groups: dict[str, str] = field(default_factory=dict)
-    """Regular expression on parameter names -> layer group ("stem", "block 3", "neck", "head"), where the partition
-    found by itself is not the one wanted."""
+    r"""Regular expression on parameter names -> layer group ("stem", "block 3", "neck", "head"), where the partition
+    found by itself is not the one wanted. A group may use what was matched: "conv(\d)" -> "block \1"."""
     workers: int = 0
     """Processes that read and transform ahead of the training; 0 reads in between."""
     log_every: int = 10
