@@ -184,7 +184,7 @@ class Classification(Strict):
         self,
         model: str,
         labels: Sequence[str],
-        processor: Any,  # noqa: ARG002 (no modality but text has to tell the model about it)
+        processor: Any,
         keep_head: bool,
         head_dropout: float,
         trust_remote_code: bool,
@@ -195,6 +195,10 @@ class Classification(Strict):
         loaded = heads.load(self.auto_class, model, labels, keep_head, head_dropout, trust_remote_code)
         if not keep_head:
             vars(loaded.model.config).pop("thresholds", None)  # of the labels of another run
+        return self._suited(loaded, processor)
+
+    def _suited(self, loaded: Loaded, processor: Any) -> Loaded:  # noqa: ARG002
+        """The model, told what it has to know of its processor."""
         return loaded
 
     def objective(self, train: Dataset) -> Loss:

@@ -99,17 +99,8 @@ class ImageClassification(Classification):
             resize(processor, self.image_size)
         return processor
 
-    def load_model(
-        self,
-        model: str,
-        labels: Sequence[str],
-        processor: Any,
-        keep_head: bool,
-        head_dropout: float,
-        trust_remote_code: bool,
-    ) -> Loaded:
-        """See ``Task``. A timm model's configuration says that the processor saved beside it counts, not timm's own."""
-        loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+    def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
+        """A timm model's configuration says that the processor saved beside it counts, not timm's own."""
         if loaded.model.config.model_type == "timm_wrapper":
             loaded.model.config.image_processor_type = processor.to_dict()["image_processor_type"]
         return loaded

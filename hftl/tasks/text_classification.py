@@ -97,17 +97,8 @@ class TextClassification(Classification):
         tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
         return tokenizer
 
-    def load_model(
-        self,
-        model: str,
-        labels: Sequence[str],
-        processor: Any,
-        keep_head: bool,
-        head_dropout: float,
-        trust_remote_code: bool,
-    ) -> Loaded:
-        """See ``Task``. It learns what pads: GPT-2's kind classifies the last token that is no padding."""
-        loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+    def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
+        """The model learns what pads: GPT-2's kind classifies the last token that is no padding."""
         config = loaded.model.config.get_text_config()
         if processor.pad_token_id == processor.eos_token_id:
             config.pad_token_id = processor.pad_token_id

@@ -48,34 +48,6 @@ def test_each_phase_moves_exactly_what_it_declares(
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["phases"][2]["phase"] == 2
 
 
-def test_the_trained_set_is_the_optimizers_set_is_the_set_that_moves(
-    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hftl.trainer
-
-    seen: list[set[str]] = []
-    build = hftl.trainer.build_optimizer
-
-    def spy(*arguments: Any) -> torch.optim.Optimizer:
-        optimizer = build(*arguments)
-        seen.append({name for group in optimizer.param_groups for name in group["names"]})
-        return optimizer
-
-    monkeypatch.setattr(hftl.trainer, "build_optimizer", spy)
-    phases = (Phase("head", 1, 1e-2), Phase(0.5, 1, 1e-2))
-    trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
-    before: dict[str, torch.Tensor] = {}
-    for record in trainer.run():
-        if isinstance(record, PhaseStarted):
-            before = states(trainer)
-        if isinstance(record, Evaluated) and record.split == "validation":
-            moved = {n for n, p in trainer.model.named_parameters() if not torch.equal(before[n], p)}
-            assert (
-                moved == seen[record.phase or 0] == {n for n, p in trainer.model.named_parameters() if p.requires_grad}
-            )
-    assert len(seen) == 2
-
-
 def test_two_runs_are_bit_equal_and_a_second_seed_is_not(tiny_model: TinyModel, reviews: Path, tmp_path: Path) -> None:
     def fit(name: str, seed: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / name, seed=seed)
