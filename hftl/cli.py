@@ -97,7 +97,7 @@ def parse_recipe(arguments: Sequence[str], task: str | None = None, prog: str = 
         HftlError: an option that does not exist or does not fit, named; the YAML file's own problems.
     """
     rest = list(arguments)
-    config, phases = _take(rest, "--config"), _take(rest, "--phases")
+    config, phases, store = _take(rest, "--config"), _take(rest, "--phases"), _take(rest, "--store")
     if config is None and task is None:
         raise HftlError(f"{prog}: name a task ({', '.join(tasks.names())}) or a YAML file")
     default = _empty_recipe(tasks.find(task)) if config is None and task else read_yaml(str(config), tasks.find)
@@ -105,6 +105,10 @@ def parse_recipe(arguments: Sequence[str], task: str | None = None, prog: str = 
         raise HftlError(f"{config}: it is a recipe for {default.task.name}, not for {task}")
     if phases is not None:
         default = dataclasses.replace(default, phases=strategies.by_name(phases))
+    if store is not None:
+        if store not in ("on", "off"):
+            raise HftlError(f"--store {store}: say on or off; --store.dir names its folder")
+        default = dataclasses.replace(default, store=dataclasses.replace(default.store, use=store == "on"))
     if "--resume" in rest:
         raise HftlError("--resume: resuming is not built yet; name another --output-dir")
     recipe_type: Any = Recipe

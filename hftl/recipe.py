@@ -20,6 +20,32 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Store(Strict):
+    """Where and how features of frozen layers are kept, so that a head trains on them without the backbone.
+
+    Raises:
+        HftlError: a value out of its range.
+    """
+
+    use: bool = True
+    """Whether there is one; without, frozen layers are computed again in every epoch. Typed --store off."""
+    dir: str | None = None
+    """The folder of the store; unset, hftl/features in the cache folder of Hugging Face."""
+    max_gb: float = 10.0
+    """Most gigabytes that the folder may hold. What has not been used for longest makes room; what is larger than this
+    is not stored, but computed again in every epoch."""
+    views: int = 1
+    """1: head-only phases see one plain view of each row. More: so many random views of it, as deeper phases have them;
+    epoch e trains on view e modulo this."""
+
+    def __post_init__(self) -> None:
+        if not self.max_gb >= 0:
+            raise HftlError(f"store.max_gb: {self.max_gb} is out of range; it must be at least 0")
+        if self.views < 1:
+            raise HftlError(f"store.views: {self.views} is out of range; it must be at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe(Strict, Generic[T]):
     """Task, model, phases and settings of one run.
 
@@ -60,6 +86,8 @@ class Recipe(Strict, Generic[T]):
     """Keep the pretrained head; its labels must match the data's."""
     best_by: str | None = None
     """The validation score that chooses the best epoch; unset, the task's first metric. loss: the lowest loss."""
+    store: Store = field(default_factory=Store)
+    """Features of frozen layers, computed once and kept on disk."""
     layer_groups: dict[str, str] = field(default_factory=dict)
     r"""Regular expression on parameter names -> layer group ("stem", "block 3", "neck", "head"), where the partition
     found by itself is not the one wanted. A group may use what was matched: "conv(\d)" -> "block \1"."""
@@ -150,6 +178,8 @@ def from_dict(plain: Any, find_task: Callable[[str], type[Any]], origin: str) ->
     try:
         if isinstance(declared.get("phases"), str):  # a strategy's name, as on the command line
             declared["phases"] = strategies.by_name(declared["phases"])
+        if declared.get("store") in (False, "off"):  # YAML reads a plain off as false
+            declared["store"] = {"use": False}
         found: Recipe[Any] = TypeAdapter(recipe_class[task_class]).validate_python(declared)
     except ValidationError as error:
         raise HftlError(f"{origin}: {_first_problem(error, task_class)}") from None
@@ -202,7 +232,7 @@ def _first_problem(error: ValidationError, task_class: type[Any]) -> str:
     problem = min(error.errors(), key=lambda found: found["type"] != misspelt)
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == misspelt:
-        inner: dict[Any, Any] = {"phases": Phase, "task": task_class}
+        inner: dict[Any, Any] = {"phases": Phase, "task": task_class, "store": Store}
         owner = Recipe if len(problem["loc"]) == 1 else inner[problem["loc"][0]]
         names = [f.name for f in dataclasses.fields(owner)]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
