@@ -61,6 +61,14 @@ class Examples(Protocol):
     def frequencies(self) -> Frequencies | None:
         """How often each example should be drawn, relative to the others; None: each once an epoch."""
 
+    @property
+    def random(self) -> bool:
+        """Whether ``at`` makes a difference."""
+
+    @property
+    def digest(self) -> str:
+        """Stands for all that is in the batches, content and transform: equal digests mean equal batches."""
+
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -128,7 +136,7 @@ def epoch_steps(
     order = epoch_order(len(examples), examples.lengths, batch_size, seed, examples.frequencies)
     own = [micro_batches(step, accumulation, rank, world_size) for step in order]
     wanted = [piece for step, pieces in zip(order, own, strict=True) for piece in pieces or [step[:1]]]
-    batches = load(examples.at(seed), wanted, workers)
+    batches = load(examples, wanted, workers)
     for step, pieces in zip(order, own, strict=True):
         yield len(step), [next(batches) for _ in pieces] or [replace(next(batches), weight=0.0)]
 
