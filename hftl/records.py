@@ -63,6 +63,21 @@ class PhaseStarted:
 
 
 @dataclass(frozen=True)
+class FeaturesPlanned:
+    """What a phase would store, as ``hftl plan`` tells."""
+
+    phase: int
+    rows: dict[str, int]
+    """By split; each view of a row counts."""
+    there: list[str]
+    """The splits that are in the store already."""
+    bytes: int
+    folder: str
+    removed: list[str]
+    """Names of stores that would have to make room."""
+
+
+@dataclass(frozen=True)
 class FeaturesProgress:
     """So many rows of a split have gone through the frozen layers."""
 
@@ -170,6 +185,7 @@ class RunEnded:
 Record = (
     RunStarted
     | PhaseStarted
+    | FeaturesPlanned
     | FeaturesProgress
     | FeaturesReady
     | Noted

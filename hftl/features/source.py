@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from hftl.data.batches import Batch, Examples, load
-from hftl.errors import NotStoredError, one_line
+from hftl.data.batches import Examples, load
+from hftl.errors import NotStoredError
 from hftl.features import store
 from hftl.features.examples import StoredExamples, arrays_of, filling_order
-from hftl.features.replay import FEATURES, Cut, Replay, capture, find_cut, modes_kept
+from hftl.features.plan import Plan, Wanted, plan_of
+from hftl.features.replay import Replay, capture
+from hftl.layers import frozen_digests
 from hftl.prepare import Prepared
-from hftl.records import FeaturesProgress, FeaturesReady, Noted, Record
+from hftl.records import FeaturesPlanned, FeaturesProgress, FeaturesReady, Noted, Record
 from hftl.runtime import Runtime
 
-VERSIONS = ("hftl", "torch", "transformers")
-"""Packages that compute the features. Those that read the data count in the digest of the rows."""
+NOT_STORED = "features are not stored: {}; frozen layers are computed again in every epoch"
 
 
 @dataclass(frozen=True)
@@ -37,36 +32,6 @@ class Source:
     """Of a split, as evaluated."""
     train: Callable[[int], Examples]
     """Of an epoch, as trained on."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A store that a phase trains or is evaluated on."""
-
-    split: str
-    view: int
-    examples: Examples
-    made_of: dict[str, Any]
-    bytes: int
-
-    @property
-    def key(self) -> str:
-        """Its name in the folder of stores."""
-        return store.key_of(self.made_of)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be stored for a phase, and where."""
-
-    cut: Cut
-    folder: Path
-    wanted: list[Wanted]
-
-    @property
-    def bytes(self) -> int:
-        """Of all of it."""
-        return sum(each.bytes for each in self.wanted)
 
 
 def open_source(
@@ -84,19 +49,19 @@ def open_source(
     model = runtime.prepare_evaluation(model)
     try:
         plan = plan_of(ready, number, model, frozen, runtime)
-        missing, removed = runtime.once(lambda: _room_for(plan, ready))
-        for wanted in (plan.wanted[index] for index in missing):
-            yield from _fill(wanted, plan, model, ready, runtime)
+        missing, removed = runtime.once(lambda: _make_room(plan))
+        for index in missing:
+            yield from _fill(plan.wanted[index], plan, model, ready, runtime)
         found = _opened(plan, runtime)
     except NotStoredError as why:
-        yield Noted(number, f"features are not stored: {why}; frozen layers are computed again in every epoch")
+        yield Noted(number, NOT_STORED.format(why))
         return plain
     finally:
         runtime.unwrap(model)
     yield FeaturesReady(
         phase=number,
         cut=plan.cut.module,
-        rows={split: sum(len(w.examples) for w in plan.wanted if w.split == split) for split in _splits(plan.wanted)},
+        rows={split: plan.rows(split) for split in _splits(plan.wanted)},
         computed=_splits([plan.wanted[index] for index in missing]),
         bytes=plan.bytes,
         views=ready.views(number) if ready.examples("train", augment=True).random else 0,
@@ -113,148 +78,32 @@ def open_source(
     return Source(Replay(model, plan.cut), lambda split: rows[split, 0], lambda epoch: rows["train", epoch % views])
 
 
-def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes], runtime: Runtime) -> Plan:
-    """Which stores phase ``number`` needs, found where the trained part of ``model`` begins.
-
-    Args:
-        ready: the run.
-        number: of the phase, which is open.
-        model: prepared for evaluation.
-        frozen: digests of all that the phase does not train.
-        runtime: that of the model.
-
-    Raises:
-        NotStoredError: the trained part cannot be run on stored activations, or not exactly.
-    """
-    cut, problem = None, ""
-    try:
-        cut = exact_cut(ready, model, runtime.device)
-    except NotStoredError as error:
-        problem = str(error)
-    if problem := next((said for said in runtime.gather(problem) if said), ""):
-        raise NotStoredError(problem)
-    assert cut is not None
-    views = range(ready.views(number))
-    rows = [("train", view, ready.train_rows(number, view)) for view in views]
-    # The test split is scored once, on the best of all phases: seldom on this one if others follow.
-    last = number == len(ready.recipe.phases) - 1
-    others = ["validation", *(["test"] if last and "test" in ready.splits.named() else [])]
-    rows += [(split, 0, ready.examples(split)) for split in others]
-    made_of = _made_of(cut, model, frozen, ready, runtime)
-    wanted = [
-        Wanted(split, view, examples, {**made_of, "rows": examples.digest}, _bytes(cut, examples))
-        for split, view, examples in rows
-    ]
+def foresee(ready: Prepared, number: int, model: Any, runtime: Runtime) -> Iterator[Record]:
+    """What phase ``number``, which is open, would store; nothing is written."""
     recipe = ready.recipe
-    folder = Path(recipe.store.dir).expanduser() if recipe.store.dir else store.default_folder()
-    return Plan(cut, folder, wanted)
-
-
-def exact_cut(ready: Prepared, model: Any, device: torch.device) -> Cut:
-    """Where the trained part of the model begins, seen to give the same there from stored activations.
-
-    Compared on a real batch: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
-    one included: what looks at weights between the frozen layers gives the right values and no gradient.
-
-    Raises:
-        NotStoredError: it does not.
-    """
-    examples = ready.examples("train")
-    order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
-    some = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
-    one, other, whole = (
-        examples.__getitems__(rows).to(device) for rows in ([some[0], some[0]], [*some[:2], some[3]], some)
-    )
-    problem = NotStoredError("none")
-    for sighted in (False, True):
-        try:
-            cut = find_cut(model, [one.inputs, other.inputs], sighted)
-            _compare(ready, model, cut, whole)
-        except NotStoredError as error:
-            problem = error
-        else:
-            return cut
-    raise problem
-
-
-def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    with modes_kept(model):
-        inputs = {FEATURES: capture(model, cut, batch.inputs), **(batch.inputs if cut.sighted else {})}
-    replay = Replay(model, cut)
-
-    def seen(function: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        with modes_kept(model), torch.no_grad():
-            model.eval()
-            found: dict[str, torch.Tensor | None] = {
-                f"eval {name}": value for name, value in ready.recipe.task.reduce(function(**given)).items()
-            }
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            outputs = function(**given)
-        found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs).items()}
-        loss = ready.loss(outputs, batch).sum()
-        gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
-        return {**found, **dict(zip(trained, gradients, strict=True))}
-
+    if not recipe.phases[number].head_only or not recipe.store.use:
+        return
+    model = runtime.prepare_evaluation(model)
     try:
-        replayed = seen(replay, inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise NotStoredError(f"without its frozen layers the model fails ({one_line(error, 100)})") from None
-    for name, expected in seen(model, batch.inputs).items():
-        if not _same(expected, replayed[name]):
-            raise NotStoredError(f"behind its frozen layers the model needs more than what goes into {cut.module}")
+        plan = plan_of(ready, number, model, frozen_digests(model), runtime)
+        missing, removed = plan.missing()
+    except NotStoredError as why:
+        yield Noted(number, NOT_STORED.format(why))
+        return
+    finally:
+        runtime.unwrap(model)
+    rows = {split: plan.rows(split) for split in _splits(plan.wanted)}
+    # Behind a phase that moves blocks, the weights will be others than these.
+    known = all(earlier.head_only for earlier in recipe.phases[:number])
+    there = _splits([w for index, w in enumerate(plan.wanted) if index not in missing]) if known else []
+    yield FeaturesPlanned(number, rows, there, plan.bytes, str(plan.folder), [found.path.name for found in removed])
 
 
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    """Equal: to the last bit on a CPU; a GPU adds gradients up in any order."""
-    if one is None or other is None:
-        return one is other
-    if one.device.type == "cpu":
-        return torch.equal(one, other)
-    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=1e-3, atol=1e-5))
-
-
-def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared, runtime: Runtime) -> dict[str, Any]:
-    """All that determines the features of a row, but for the row."""
-    weights = hashlib.sha256(b"".join(name.encode() + b"\0" + frozen[name] for name in sorted(frozen)))
-    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
-    config |= {"attention": model.config._attn_implementation, "dtype": str(model.config.dtype)}
-    plain = json.dumps(config, sort_keys=True, default=str)
-    return {
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
-        "config": hashlib.sha256(plain.encode()).hexdigest(),
-        "weights": weights.hexdigest(),
-        "cut": [cut.module, cut.ragged, cut.dtype, *cut.shape],
-        "batch": ready.recipe.eval_batch_size,
-        "precision": runtime.precision,
-        "device": runtime.device.type,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-    }
-
-
-def _bytes(cut: Cut, examples: Examples) -> int:
-    """Of a store of these rows: of its features, which are nearly all of it."""
-    if cut.ragged and examples.lengths is None:
-        raise NotStoredError("how long the rows are is not known")
-    entries = int(examples.lengths.sum()) if cut.ragged and examples.lengths is not None else len(examples)
-    return entries * store.Column(cut.dtype, cut.shape).size
-
-
-def _room_for(plan: Plan, ready: Prepared) -> tuple[list[int], list[str]]:
-    """The places in ``plan.wanted`` that have to be filled; the names of stores that made room for them."""
-    missing = [index for index, wanted in enumerate(plan.wanted) if store.find(plan.folder, wanted.key) is None]
-    if not missing:
-        return [], []
-    try:
-        removed = store.make_room(
-            plan.folder,
-            sum(plan.wanted[index].bytes for index in missing),
-            int(ready.recipe.store.max_gb * 1e9),
-            {wanted.key for wanted in plan.wanted},
-        )
-    except OSError as error:
-        raise NotStoredError(f"{plan.folder}: {error.strerror or error}") from None
+def _make_room(plan: Plan) -> tuple[list[int], list[str]]:
+    """The places in ``plan.wanted`` that have to be filled, and the names of what was removed for them."""
+    missing, removed = plan.missing()
+    for found in removed:
+        store.remove(found)
     return missing, [found.path.name for found in removed]
 
 

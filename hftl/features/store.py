@@ -167,6 +167,11 @@ def stores(folder: Path) -> list[Found]:
     return sorted(found, key=lambda store: -store.used)
 
 
+def remove(found: Found) -> None:
+    """Delete the store; a run that reads it goes on with what it holds open."""
+    shutil.rmtree(found.path)
+
+
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -222,8 +227,8 @@ def finish(draft: Path, declaration: Declaration) -> None:
     draft.rename(path)
 
 
-def make_room(folder: Path, wanted: int, most: int, keep: Collection[str]) -> list[Found]:
-    """Remove the stores that have not been used for longest until ``wanted`` bytes more fit; what was removed.
+def room_for(folder: Path, wanted: int, most: int, keep: Collection[str]) -> list[Found]:
+    """The stores that have to go for ``wanted`` bytes more to fit: those that have not been used for longest.
 
     Args:
         folder: that of the stores.
@@ -232,23 +237,22 @@ def make_room(folder: Path, wanted: int, most: int, keep: Collection[str]) -> li
         keep: names of stores that stay.
 
     Raises:
-        NotStoredError: they do not fit into ``most``, or on the disk; nothing was removed then.
+        NotStoredError: they do not fit into ``most``, or on the disk, whatever goes.
     """
     there = stores(folder)
     kept = sum(store.bytes for store in there if store.path.name in keep)
-    free = _free(folder)
     old = [store for store in there if store.path.name not in keep]
+    held, free = sum(store.bytes for store in old), _free(folder)
     if kept + wanted > most:
-        raise NotStoredError(f"they would take {_gb(wanted)}, and --store.max-gb allows {_gb(most)} in all")
-    if wanted > free + sum(store.bytes for store in old):
+        raise NotStoredError(f"they would take {_gb(kept + wanted)}, and --store.max-gb allows {_gb(most)}")
+    if wanted > free + held:
         raise NotStoredError(
             f"they would take {_gb(wanted)}, and the disk of {folder} has {_gb(max(free, 0))} to spare"
         )
-    removed = []
-    while old and (kept + sum(store.bytes for store in old) + wanted > most or wanted > free):
+    removed: list[Found] = []
+    while old and (kept + held + wanted > most or wanted > free):
         last = old.pop()
-        shutil.rmtree(last.path)
-        free += last.bytes
+        held, free = held - last.bytes, free + last.bytes
         removed.append(last)
     return removed
 

@@ -29,10 +29,7 @@ PUBLIC = "__init__"
 MODALITY_WORDS = {"image", "images", "text", "texts", "audio", "pixel", "pixels", "token", "tokens", "tokenizer"}
 WITHOUT_MODALITY = (
     "checkpoint",
-    "features.examples",
-    "features.replay",
-    "features.source",
-    "features.store",
+    *(f"features.{name}" for name in ("examples", "plan", "replay", "source", "store")),
     "predictor",
     "prepare",
     "trainer",
