@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
@@ -40,7 +40,8 @@ from hftl.runtime import Runtime, compiler_failed, seed_everything
 from hftl.schedule import factor
 
 PHASE_BEST, BEST, ADAPTER = "phase-best.safetensors", "best.safetensors", "adapter"
-"""In ``checkpoints/``: the weights of the best epoch of the phase, and of the run; its adapters where it has any."""
+"""In ``checkpoints/``: what the best epoch of the phase has made of what moves; all weights of the best epoch of the
+run; its adapters where it has any."""
 
 T = TypeVar("T")
 Reader = Callable[[Record], None]
@@ -140,6 +141,7 @@ class Trainer(Generic[T]):
         self.source = yield from open_source(self.ready, number, self.model, frozen, runtime)
         model, optimizer = runtime.prepare(self.source.model, build_optimizer(self.model, self.groups, phase))
         best: Evaluated | None = None
+        self._checkpoint(Progress(number, 0, 0), optimizer, None, frozen)
 
         for epoch in range(phase.epochs):
             seed = (recipe.seed, number, epoch)
@@ -175,16 +177,15 @@ class Trainer(Generic[T]):
                 evaluated = yield from self._validate(number, epoch, best)
                 if evaluated.best:
                     best, since_best = evaluated, 0
-                    self._keep(PHASE_BEST)
+                    self._keep(PHASE_BEST, frozen)
                 else:
                     since_best += 1
             yield evaluated
-            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
+            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best, frozen)
             if since_best == phase.patience:
                 break
 
         yield self._phase_ended(phase, frozen, best, epoch + 1 < phase.epochs, time.monotonic() - begun)
-        self._checkpoint(Progress(number + 1, 0, 0), optimizer, None)
 
     # -- what the loop is made of --------------------------------------------------------------------------------
 
@@ -224,16 +225,22 @@ class Trainer(Generic[T]):
         worth = -scores[chosen] if chosen == "loss" else scores[chosen]
         return -math.inf if math.isnan(worth) else worth  # else nothing that follows would be better
 
-    def _keep(self, name: str) -> None:
+    def _keep(self, name: str, frozen: Collection[str] = ()) -> None:
         if self.runtime.first:
-            save_weights(self.folder.checkpoints / name, self.model)
+            save_weights(self.folder.checkpoints / name, self.model, frozen)
 
     def _restore(self, name: str) -> None:
         if self.runtime.first:
             load_weights(self.folder.checkpoints / name, self.model)
         self.runtime.equalise(self.model)
 
-    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, phase_best: Evaluated | None) -> None:
+    def _checkpoint(
+        self,
+        progress: Progress,
+        optimizer: torch.optim.Optimizer,
+        phase_best: Evaluated | None,
+        frozen: Collection[str],
+    ) -> None:
         if not self.runtime.first:
             return
         state = {
@@ -241,7 +248,7 @@ class Trainer(Generic[T]):
             "phase_best": phase_best and asdict(phase_best),
             "phases": self.ended,
         }
-        save(self.folder.checkpoints / "last", progress, self.model, optimizer, state)
+        save(self.folder.checkpoints / "last", progress, self.model, optimizer, state, frozen)
 
     def _phase_ended(
         self, phase: Phase, frozen: dict[str, bytes], best: Evaluated | None, stopped_early: bool, seconds: float

@@ -186,10 +186,13 @@ def test_batch_norm_keeps_its_statistics_unless_told_otherwise(
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
     phases = (Phase("head", 1, 1e-2), Phase("all", 2, 1e-3))
     trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
+    folder = tmp_path / "run" / "checkpoints" / "last"
     for record in trainer.run():
+        if isinstance(record, Evaluated) and record.phase == 0 and record.split == "validation":
+            assert set(load_file(folder / "start.safetensors")) == set(trainer.model.state_dict())
+            assert set(load_file(folder / "model.safetensors")) == {"classifier.weight", "classifier.bias"}
         if isinstance(record, StepTaken) and (record.phase, record.epoch) == (1, 1):
             break
-    folder = tmp_path / "run" / "checkpoints" / "last"
     state = json.loads((folder / "state.json").read_text())
     assert state["progress"] == {"phase": 1, "epoch": 1, "step": 0}
     assert state["best"]["phase"] == 0
@@ -197,6 +200,8 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: P
     assert [phase["phase"] for phase in state["phases"]] == [0]
     assert set(state["random"]) == {"python", "numpy"}
     assert set(load_file(folder / "model.safetensors")) == set(trainer.model.state_dict())
+    begun = load_file(folder / "start.safetensors")
+    assert not torch.equal(begun["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
     moments = load_file(folder / "optimizer.safetensors")
     assert {name.rpartition("/")[0] for name in moments} == {name for name, _ in trainer.model.named_parameters()}
     assert not list((tmp_path / "run").rglob("*.part"))
