@@ -95,8 +95,8 @@ def opened(out: Path, head: dict[str, Any], fresh: bool) -> dict[str, Any]:
     for name, value in now.items():
         if before.get(name) != value:
             raise SystemExit(
-                f"{out}: it was measured with {name} {before.get(name)}, and now it is {value}; start over with --fresh, "
-                "or name another --out"
+                f"{out}: it was measured with {name} {before.get(name)}, and now it is {value}; "
+                "start over with --fresh, or name another --out"
             )
     return {**head, "measurements": there["measurements"]}
 

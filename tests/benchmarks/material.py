@@ -27,7 +27,7 @@ def find_sources(shared: Path, samples: Path, work: Path, quick: bool, gpu: bool
         raise SystemExit(f"neither {shared} nor {samples} has models and data; make some with: hftl samples {samples}")
     if not reviews.is_dir():
         notes.append(f"{reviews} is not there: no short texts are measured")
-    size = (32, 32, 32) if quick else (224, 256, 128)
+    size = (32, 32, 32) if quick and not gpu else (224, 256, 128)  # a ViT takes images of one size alone
     images = (Source(image[0], "image", str(image[1]), str(image[2]), size[0]),)
     texts = (Source(text[0], "text", str(text[1]), str(text[2]), size[1]),)
     if gpu:

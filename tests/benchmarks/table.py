@@ -53,7 +53,7 @@ class Found:
         return " / ".join(parts) in self.repetitions
 
     def median(self, name: str, *parts: str) -> float:
-        """The median over the repetitions of a value; ``last`` accuracy is the one after the last epoch."""
+        """The median of a value over the repetitions; ``last`` is the accuracy after the last epoch."""
         each = self.repetitions[" / ".join(parts)]
         return statistics.median(one["accuracies"][-1] if name == "last" else one[name] for one in each)
 
@@ -76,26 +76,20 @@ def targets(found: Found) -> Iterator[Target]:
     """Every claim whose measurements are there."""
     for group, source in found.comparisons():
         yield from _probe(found, group, source) if group.startswith("probe") else _full(found, group, source)
-    synthetic = "synthetic texts"
-    for name, text, limit, unit in (
-        ("overhead_us", "tiny BERT", 500.0, " µs a step"),
-        ("overhead_percent", "small BERT", 3.0, " % of a step"),
+    loops = {job.contender: job.key.split(" / ") for job in found.jobs if job.group == "overhead"}
+    for text, name, limit, unit in (
+        ("tiny BERT", "overhead_us", 500.0, " µs a step"),
+        ("small BERT", "overhead_percent", 3.0, " % of a step"),
     ):
-        if found.has("overhead", synthetic, text, "fp32"):
-            parts = ("overhead", synthetic, text, "fp32")
-            what = f"hftl's loop over bare PyTorch, {text} ({found.median('bare_ms', *parts):.2f} ms a step)"
-            yield Target(what, limit, found.median(name, *parts), unit, at_most=True)
-    few, *_, many = (
-        (job.key.split(" / ") for job in found.jobs if job.group == "memory") if _many(found) else [[""]] * 2
-    )
-    if few != many:
+        if parts := loops.get(text):
+            claim = f"hftl's loop over bare PyTorch, {text} ({found.median('bare_ms', *parts):.2f} ms a step)"
+            yield Target(claim, limit, found.median(name, *parts), unit, at_most=True)
+    probes = [job.key.split(" / ") for job in found.jobs if job.group == "memory"]
+    if len(probes) == 2:
+        few, many = probes
         private, features = (found.median(n, *many) - found.median(n, *few) for n in ("private_mb", "features_mb"))
         claim = f"a probe's own memory, {few[2]} to {many[2]}: growth as a share of that of the features"
         yield Target(claim, 10.0, 100 * private / features, " %", at_most=True)
-
-
-def _many(found: Found) -> bool:
-    return sum(job.group == "memory" for job in found.jobs) > 1
 
 
 def _probe(found: Found, group: str, source: str) -> Iterator[Target]:
