@@ -8,6 +8,7 @@ before the first step, to the end of the last evaluation.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import resource
@@ -272,32 +273,19 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def overhead(job: Job, folder: Path) -> dict[str, Any]:
-    from benchmarks.overhead import measure
-
-    return measure(job, folder)
-
-
-def memory(job: Job, folder: Path) -> dict[str, Any]:
-    from benchmarks.memory import measure
-
-    return measure(job, folder)
-
-
 WAYS: dict[str, Callable[[Job, Path], dict[str, Any]]] = {
     "trainer": with_trainer,
     "script": script,
     "hftl": hftl,
     "bound": bound,
-    "overhead": overhead,
-    "memory": memory,
 }
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     job = Job.of(json.loads((folder / "job.json").read_text(encoding="utf-8")))
-    found = WAYS[job.way](job, folder)
+    way = WAYS.get(job.way) or importlib.import_module(f"benchmarks.{job.way}").measure
+    found = way(job, folder)
     import torch
 
     found |= {
