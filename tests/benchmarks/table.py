@@ -146,12 +146,15 @@ def comparison(found: Found, group: str, source: str) -> str:
         first = scaled[0]
         lines += ["", f"*: measured over {first.measured_epochs} epochs of {_rows(first.measured_rows)}; what is left "
                   f"counts as {first.repeats:g} times the last of them."]  # fmt: skip
+    if any(job.repetitions == 1 for job in jobs):
+        lines += ["", "†: one run."]
     return "\n".join(lines)
 
 
 def _cell(found: Found, job: Job) -> str:
     parts = job.key.split(" / ")
-    seconds = f"{found.seconds(*parts):.1f}{'*' if job.repeats else ''}"
+    marks = ("*" if job.repeats else "") + ("†" if job.repetitions == 1 else "")
+    seconds = f"{found.seconds(*parts):.1f}{marks}"
     measured = "accuracies" in found.repetitions[job.key][0] and not job.repeats
     return f"{seconds}, {found.median('last', *parts):.3f}" if measured else seconds
 

@@ -51,6 +51,15 @@ def test_the_table_has_medians_and_says_what_is_met_and_what_is_missed() -> None
     text = markdown(found)
     assert "| fp32 | 80.0, 0.900 | 9.0, 0.900 | 10.0, 0.900 |" in text
     assert "| 1.111x | **missed** |" in text
+    assert "†" not in text
+
+
+def test_the_table_says_what_was_run_once_or_in_part() -> None:
+    rows = {"rows": Rows(1024, 256), "measured_rows": Rows(256, 64)}
+    text = markdown(document(probe("Trainer", 8.5, measured_epochs=2, repetitions=1, **rows), probe("hftl", 9.0)))
+    assert "| fp32 | 122.5*† | 9.0, 0.900 |" in text
+    assert "2 epochs of 256 training and 64 evaluation rows; what is left counts as 38 times the last" in text
+    assert "†: one run." in text
 
 
 def test_a_second_call_goes_on_with_what_is_missing(tmp_path: Path) -> None:
