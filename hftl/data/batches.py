@@ -143,12 +143,16 @@ def epoch_steps(
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
     """The batches in the order given, read ahead by ``workers`` processes."""
+    pinned = torch.cuda.is_available()
+    if not workers:  # a loader in between would cost more than a batch of stored features
+        read = (examples.__getitems__(batch.tolist()) for batch in batches)
+        return (batch.pin_memory() for batch in read) if pinned else read
     loader: DataLoader[Any] = DataLoader(
         examples,  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
         batch_sampler=[batch.tolist() for batch in batches],
         collate_fn=_unchanged,  # type: ignore[arg-type]  # a batch is collated already
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         generator=torch.Generator(),  # else the loader draws a base seed from the global one, moving every dropout
     )
     return iter(loader)
