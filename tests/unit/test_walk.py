@@ -91,7 +91,8 @@ def test_every_architecture_goes_through_a_whole_run(
     assert tuple(plain.config.id2label.values()) == trainer.ready.splits.labels
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in state(trainer.model).items())
     with torch.no_grad():
-        torch.testing.assert_close(plain(**inputs).logits, trainer.model.eval()(**inputs).logits, rtol=1e-6, atol=1e-6)
+        trained = trainer.model.eval()(**inputs).logits
+    torch.testing.assert_close(plain(**inputs).logits, trained, rtol=1e-4, atol=1e-4)  # convolutions: another layout
 
     capsys.readouterr()
     main(["layers", str(saved)])
