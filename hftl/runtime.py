@@ -80,6 +80,7 @@ class Runtime:
         What an earlier phase prepared is released: a phase is a fresh start.
         """
         self._fresh(model)
+        self._accelerator.free_memory()
         if self._compiled:
             torch._dynamo.reset()  # the next phase's graphs are others, and there is a limit to their number
             model.compile()
@@ -97,7 +98,6 @@ class Runtime:
         if self.device.type in ("cpu", "cuda"):
             channels_last(model)
         self._accelerator.state._mixed_precision = self._mixed  # a Runtime made since may have another
-        self._accelerator.free_memory()
 
     def unwrap(self, model: Any) -> Any:
         """The plain model again, without the wrapped ``forward`` of mixed precision."""
