@@ -39,7 +39,7 @@ class Runtime:
     """
 
     def __init__(self, precision: str = "auto", compiled: bool = False) -> None:
-        self._compiled = compiled
+        self._compiled, self._prepared = compiled, False
         self.precision = precision if precision != "auto" else best_precision()
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise HftlError("precision: fp16 needs a GPU; use bf16 or fp32")
@@ -80,7 +80,9 @@ class Runtime:
         What an earlier phase prepared is released: a phase is a fresh start.
         """
         self._fresh(model)
-        self._accelerator.free_memory()
+        if self._prepared:  # it collects garbage, for half a second
+            self._accelerator.free_memory()
+        self._prepared = True
         if self._compiled:
             torch._dynamo.reset()  # the next phase's graphs are others, and there is a limit to their number
             model.compile()
