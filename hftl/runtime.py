@@ -21,6 +21,7 @@ from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object, reduce
 
+from hftl import dropout
 from hftl.errors import HftlError
 
 T = TypeVar("T")
@@ -83,6 +84,8 @@ class Runtime:
         if self._prepared:  # it collects garbage, for half a second
             self._accelerator.free_memory()
         self._prepared = True
+        if self.device.type == "cpu" and not self._compiled:
+            dropout.put_in(model)
         if self._compiled:
             torch._dynamo.reset()  # the next phase's graphs are others, and there is a limit to their number
             model.compile()
@@ -107,6 +110,7 @@ class Runtime:
         vars(plain).pop("_is_accelerate_prepared", None)  # a marked model is not prepared again: no autocast, no DDP
         vars(plain).pop("forward", None)  # the class's own again, with all of its decorators
         plain._compiled_call_impl = None
+        dropout.take_out(plain)
         return plain
 
     def backward(self, loss: torch.Tensor) -> None:

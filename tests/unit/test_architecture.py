@@ -15,7 +15,7 @@ import hftl
 ROOT = Path(hftl.__file__).parent
 FLOORS = {
     0: ("errors", "hub", "metrics", "phase", "quiet", "recipe", "records", "schedule", "strategies"),
-    1: ("adapters", "data", "display", "heads", "layers", "optim", "runtime", "samples"),
+    1: ("adapters", "data", "display", "dropout", "heads", "layers", "optim", "runtime", "samples"),
     2: ("tasks",),
     3: ("checkpoint", "features", "predictor", "prepare", "report", "run_folder"),
     4: ("trainer",),
