@@ -100,6 +100,7 @@ class Replay(nn.Module):
     @contextmanager
     def _patched(self, features: torch.Tensor, rows: int, positions: int) -> Iterator[None]:
         """Inside, the frozen modules return zeros, and the first call of the cut gets the features."""
+        before = {module: vars(module).get("forward") for module in self._modules_of.values()}
         for name, outputs in self.cut.outputs.items():
             calls = iter(outputs)
             vars(self._modules_of[name])["forward"] = lambda *_, calls=calls, **__: _filled(
@@ -107,12 +108,17 @@ class Replay(nn.Module):
             )
         first = self._modules_of[self.cut.module]
         own = first.forward
-        vars(first)["forward"] = lambda *given, **named: _once(first, own, features, given, named)
+
+        def entered(*given: Any, **named: Any) -> Any:
+            _put_back(first, before[first])
+            return _call(own, features, given, named)
+
+        vars(first)["forward"] = entered
         try:
             yield
         finally:
-            for module in self._modules_of.values():
-                vars(module).pop("forward", None)
+            for module, forward in before.items():
+                _put_back(module, forward)
 
 
 def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sighted: bool) -> Cut:
@@ -164,7 +170,7 @@ def capture(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> torc
 
     def keep(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         if not found:
-            found.append(_entering(given, named).detach())
+            found.append(_entering(given, named).detach().clone())  # it may be worked on in place from there on
 
     hook = model.get_submodule(cut.module).register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -253,14 +259,20 @@ def _entering(given: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
     return tensor
 
 
-def _once(module: nn.Module, own: Any, features: torch.Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """The first call of the cut: with the features for its first tensor; its ``forward`` is its own again then."""
-    vars(module).pop("forward", None)
+def _call(function: Any, features: torch.Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Call it as it was called, with the features for its first tensor."""
     place = next((index for index, value in enumerate(given) if isinstance(value, torch.Tensor)), None)
     if place is not None:
-        return own(*given[:place], features, *given[place + 1 :], **named)
+        return function(*given[:place], features, *given[place + 1 :], **named)
     name = next(name for name, value in named.items() if isinstance(value, torch.Tensor))
-    return own(*given, **{**named, name: features})
+    return function(*given, **{**named, name: features})
+
+
+def _put_back(module: nn.Module, forward: Any) -> None:
+    """Give a module the ``forward`` that was an attribute of its own before; None: its class's again."""
+    vars(module).pop("forward", None)
+    if forward is not None:
+        vars(module)["forward"] = forward
 
 
 def _positions(inputs: dict[str, torch.Tensor]) -> int:

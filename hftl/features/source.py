@@ -7,8 +7,9 @@ import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import torch
 from hftl.data.batches import Batch, Examples, load
 from hftl.errors import NotStoredError, one_line
 from hftl.features import store
-from hftl.features.examples import StoredExamples, arrays_of, filling_order
-from hftl.features.replay import FEATURES, Cut, Replay, capture, find_cut, modes_kept
+from hftl.features.examples import StoredExamples, arrays_of, filling_order, restored
+from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, find_cut, modes_kept
+from hftl.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
 from hftl.records import FeaturesProgress, FeaturesReady, Noted, Record
 from hftl.runtime import Runtime
 
-VERSIONS = ("hftl", "torch", "transformers")
+VERSIONS = ("hftl", "timm", "torch", "transformers")
 """Packages that compute the features. Those that read the data count in the digest of the rows."""
 
 
@@ -126,9 +128,12 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     Raises:
         NotStoredError: the trained part cannot be run on stored activations, or not exactly.
     """
+    # The test split is scored once, on the best of all phases: seldom on this one if others follow.
+    last = number == len(ready.recipe.phases) - 1
+    others = ["validation", *(["test"] if last and "test" in ready.splits.named() else [])]
     cut, problem = None, ""
     try:
-        cut = exact_cut(ready, model, runtime.device)
+        cut = exact_cut(ready, model, ["train", *others], runtime.device)
     except NotStoredError as error:
         problem = str(error)
     if problem := next((said for said in runtime.gather(problem) if said), ""):
@@ -136,9 +141,6 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     assert cut is not None
     views = range(ready.views(number))
     rows = [("train", view, ready.train_rows(number, view)) for view in views]
-    # The test split is scored once, on the best of all phases: seldom on this one if others follow.
-    last = number == len(ready.recipe.phases) - 1
-    others = ["validation", *(["test"] if last and "test" in ready.splits.named() else [])]
     rows += [(split, 0, ready.examples(split)) for split in others]
     made_of = _made_of(cut, model, frozen, ready, runtime)
     wanted = [
@@ -150,26 +152,28 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     return Plan(cut, folder, wanted)
 
 
-def exact_cut(ready: Prepared, model: Any, device: torch.device) -> Cut:
+def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.device) -> Cut:
     """Where the trained part of the model begins, seen to give the same there from stored activations.
 
-    Compared on a real batch: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
-    one included: what looks at weights between the frozen layers gives the right values and no gradient.
+    Compared on real batches: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
+    one included: what looks at weights between the frozen layers gives the right values and no gradient. On each split,
+    for one may have what another has not: rows that differ in length, say.
 
     Raises:
         NotStoredError: it does not.
     """
-    examples = ready.examples("train")
-    order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
-    some = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
-    one, other, whole = (
-        examples.__getitems__(rows).to(device) for rows in ([some[0], some[0]], [*some[:2], some[3]], some)
-    )
+    some = [(examples, _spread(examples)) for examples in map(ready.examples, splits)]
+    shortest, low = min(some, key=lambda pair: _length(pair[0], pair[1][0]))
+    longest, high = max(some, key=lambda pair: _length(pair[0], pair[1][-1]))
+    one = shortest.__getitems__([low[0], low[0]]).to(device)
+    other = longest.__getitems__([*high[:2], high[-1]]).to(device)
+    batches = [examples.__getitems__(rows).to(device) for examples, rows in some]
     problem = NotStoredError("none")
     for sighted in (False, True):
         try:
             cut = find_cut(model, [one.inputs, other.inputs], sighted)
-            _compare(ready, model, cut, whole)
+            for batch in batches:
+                _compare(ready, model, cut, batch)
         except NotStoredError as error:
             problem = error
         else:
@@ -177,11 +181,27 @@ def exact_cut(ready: Prepared, model: Any, device: torch.device) -> Cut:
     raise problem
 
 
+def _spread(examples: Examples) -> list[int]:
+    """Four rows, from the shortest to the longest."""
+    order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
+    found: list[int] = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
+    return found
+
+
+def _length(examples: Examples, row: int) -> int:
+    return 0 if examples.lengths is None else int(examples.lengths[row])
+
+
 def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with modes_kept(model):
-        inputs = {FEATURES: capture(model, cut, batch.inputs), **(batch.inputs if cut.sighted else {})}
-    replay = Replay(model, cut)
+        kept = arrays_of(cut, capture(model, cut, batch.inputs), batch)[FEATURES]
+        part = replace(batch, inputs={name: tensor[:2] for name, tensor in batch.inputs.items()})
+        alone = arrays_of(cut, capture(model, cut, part.inputs), part)[FEATURES]
+    # Rounding depends on the rows that are computed together; it is by far smaller.
+    if not (kept[: len(alone)] - alone).abs().max() <= 0.05 * kept.abs().max():
+        raise NotStoredError("what a row gives depends on the others in its batch")
+    features = restored(cut, kept, batch.inputs.get(MASK))
 
     def seen(function: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         with modes_kept(model), torch.no_grad():
@@ -189,21 +209,36 @@ def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
             found: dict[str, torch.Tensor | None] = {
                 f"eval {name}": value for name, value in ready.recipe.task.reduce(function(**given)).items()
             }
-        with torch.random.fork_rng():
+        with _buffers_kept(model), torch.random.fork_rng():
             torch.manual_seed(0)
             outputs = function(**given)
+            loss = ready.loss(outputs, batch).sum()
+            gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
+            # A rare dropout may spare these few rows, but not the generator.
+            found["random"] = torch.get_rng_state()
+            if kept.device.type == "cuda":
+                found["random on the device"] = torch.cuda.get_rng_state(kept.device)
         found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs).items()}
-        loss = ready.loss(outputs, batch).sum()
-        gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
         return {**found, **dict(zip(trained, gradients, strict=True))}
 
     try:
-        replayed = seen(replay, inputs)
+        replayed = seen(Replay(model, cut), {FEATURES: features, **(batch.inputs if cut.sighted else {})})
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise NotStoredError(f"without its frozen layers the model fails ({one_line(error, 100)})") from None
     for name, expected in seen(model, batch.inputs).items():
         if not _same(expected, replayed[name]):
             raise NotStoredError(f"behind its frozen layers the model needs more than what goes into {cut.module}")
+
+
+@contextmanager
+def _buffers_kept(model: Any) -> Iterator[None]:
+    """Running statistics are afterwards what they were before."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -218,7 +253,9 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared, runtime: Runtime) -> dict[str, Any]:
     """All that determines the features of a row, but for the row."""
     weights = hashlib.sha256(b"".join(name.encode() + b"\0" + frozen[name] for name in sorted(frozen)))
-    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    # Features are computed in eval mode, where no dropout counts.
+    other = {"_name_or_path", *DROPOUT_SETTINGS}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in other}
     config |= {"attention": model.config._attn_implementation, "dtype": str(model.config.dtype)}
     plain = json.dumps(config, sort_keys=True, default=str)
     return {
@@ -227,10 +264,17 @@ def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared,
         "weights": weights.hexdigest(),
         "cut": [cut.module, cut.ragged, cut.dtype, *cut.shape],
         "batch": ready.recipe.eval_batch_size,
-        "precision": runtime.precision,
+        "precision": [runtime.precision, torch.get_float32_matmul_precision()],
         "device": runtime.device.type,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _bytes(cut: Cut, examples: Examples) -> int:
@@ -246,15 +290,13 @@ def _room_for(plan: Plan, ready: Prepared) -> tuple[list[int], list[str]]:
     missing = [index for index, wanted in enumerate(plan.wanted) if store.find(plan.folder, wanted.key) is None]
     if not missing:
         return [], []
-    try:
+    with _writing(plan.folder):
         removed = store.make_room(
             plan.folder,
             sum(plan.wanted[index].bytes for index in missing),
             int(ready.recipe.store.max_gb * 1e9),
             {wanted.key for wanted in plan.wanted},
         )
-    except OSError as error:
-        raise NotStoredError(f"{plan.folder}: {error.strerror or error}") from None
     return missing, [found.path.name for found in removed]
 
 
@@ -277,9 +319,10 @@ def _fill(
                 on_device = batch.to(runtime.device)
                 features = capture(model, plan.cut, on_device.inputs)
                 try:
-                    shard.append(arrays_of(plan.cut, features, on_device))
-                except OSError as error:
-                    problem = f"{plan.folder}: {error.strerror or error}"
+                    with _writing(plan.folder):
+                        shard.append(arrays_of(plan.cut, features, on_device))
+                except NotStoredError as error:
+                    problem = str(error)
                     break
                 done += len(batch)
                 yield FeaturesProgress(
@@ -288,15 +331,27 @@ def _fill(
         told = runtime.gather((problem, shard.columns, shard.entries))
         if problem := next((said for said, *_ in told if said), ""):
             raise NotStoredError(problem)
-        runtime.once(lambda: store.finish(draft, _declaration(wanted, plan, ready, told)))
+        runtime.once(lambda: _finish(draft, _declaration(wanted, plan, ready, told)))
     finally:
         if runtime.first:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def _draft(folder: Path, key: str) -> Path:
-    try:
+    with _writing(folder):
         return store.start_draft(folder, key)
+
+
+def _finish(draft: Path, declaration: store.Declaration) -> None:
+    with _writing(draft.parent):
+        store.finish(draft, declaration)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What goes wrong on disk inside is a reason not to store."""
+    try:
+        yield
     except OSError as error:
         raise NotStoredError(f"{folder}: {error.strerror or error}; name another with --store.dir") from None
 

@@ -144,10 +144,11 @@ def find(folder: Path, key: str) -> Found | None:
             shard_path(path, name, number): count * columns[name].size
             for number, shard in enumerate(declaration.shards)
             for name, count in shard.items()
+            if count  # a process that had no batch has written no file
         }
-        whole = all(file.stat().st_size == size for file, size in sizes.items())
+        whole = all(file.stat().st_size == size and os.access(file, os.R_OK) for file, size in sizes.items())
         used = (path / DECLARATION).stat().st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whatever lies there, it is none
     return Found(path, declaration, sum(sizes.values()), used) if whole and declaration.format == FORMAT else None
 
@@ -180,15 +181,21 @@ class Shard:
         self.entries: dict[str, int] = {}
 
     def append(self, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Write the entries of one batch to the end of each array."""
+        """Write the entries of one batch to the end of each array.
+
+        Raises:
+            OSError: they cannot be written.
+            NotStoredError: they are not like those of the batches before.
+        """
         for name, tensor in arrays.items():
             if name not in self._files:
                 self._files[name] = shard_path(self._draft, name, self._number).open("wb")
                 self.columns[name], self.entries[name] = Column.of(tensor), 0
             if Column.of(tensor) != self.columns[name]:
-                raise RuntimeError(f"{name}: {Column.of(tensor)} after {self.columns[name]}")
+                raise NotStoredError(f"the {name} of one batch are of another shape than those of another")
             plain = tensor.detach().cpu().contiguous()
             self._files[name].write(plain.reshape(-1).view(torch.uint8).numpy().data)
+            self._files[name].flush()  # else a full disk would be noticed as late as when the file is closed
             self.entries[name] += len(tensor)
 
     def __enter__(self) -> Self:
@@ -215,11 +222,15 @@ def start_draft(folder: Path, key: str) -> Path:
 
 
 def finish(draft: Path, declaration: Declaration) -> None:
-    """Give the filled draft its name: from now on it is a store."""
+    """Give the filled draft its name: from now on it is a store, unless another run has just made the same."""
     (draft / DECLARATION).write_text(json.dumps(asdict(declaration), indent=1), encoding="utf-8")
     path = draft.parent / key_of(declaration.made_of)
-    shutil.rmtree(path, ignore_errors=True)  # what was there could not be read
-    draft.rename(path)
+    try:
+        draft.rename(path)
+    except OSError:  # something is there already
+        if find(path.parent, path.name) is None:
+            shutil.rmtree(path, ignore_errors=True)
+            draft.rename(path)
 
 
 def make_room(folder: Path, wanted: int, most: int, keep: Collection[str]) -> list[Found]:
