@@ -122,7 +122,7 @@ class Array:
 
     def cut(self, starts: Places, lengths: Places) -> torch.Tensor:
         """Copies of the entries from each start on, so many of them, one after the other; shape (sum of lengths, …)."""
-        part = np.searchsorted(self._ends, starts, side="right")
+        part = np.searchsorted(self._ends[:-1], starts, side="right")  # nothing at all may be cut from the very end
         first = starts - self._ends[part] + [len(self._parts[number]) for number in part]
         ends = zip(part.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
         return torch.cat([self._parts[number][start:end] for number, start, end in ends])
@@ -211,9 +211,9 @@ class Shard:
 def start_draft(folder: Path, key: str) -> Path:
     """A folder to fill, under a name that no reader looks at; what killed processes left of theirs is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.glob(".*.part"):
-        _, host, process = other.name.removesuffix(".part").rsplit("@", 2)
-        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+    for other in folder.glob(f".*@{socket.gethostname()}@*.part"):
+        process = other.name.removesuffix(".part").rpartition("@")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(other, ignore_errors=True)
     draft = folder / f".{key}@{socket.gethostname()}@{os.getpid()}.part"
     shutil.rmtree(draft, ignore_errors=True)
