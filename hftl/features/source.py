@@ -20,7 +20,7 @@ from hftl.data.batches import Batch, Examples, load
 from hftl.errors import NotStoredError, one_line
 from hftl.features import store
 from hftl.features.examples import StoredExamples, arrays_of, filling_order, restored
-from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, find_cut, modes_kept
+from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, draws_before, find_cut, modes_kept
 from hftl.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
 from hftl.records import FeaturesProgress, FeaturesReady, Noted, Record
@@ -201,6 +201,9 @@ def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
     # Rounding depends on the rows that are computed together; it is by far smaller.
     if not (kept[: len(alone)] - alone).abs().max() <= 0.05 * kept.abs().max():
         raise NotStoredError("what a row gives depends on the others in its batch")
+    with _buffers_kept(model):
+        if draws_before(model, cut, batch.inputs):
+            raise NotStoredError(f"what goes into {cut.module} is drawn at random in training")
     features = restored(cut, kept, batch.inputs.get(MASK))
 
     def seen(function: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
@@ -214,10 +217,6 @@ def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
             outputs = function(**given)
             loss = ready.loss(outputs, batch).sum()
             gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
-            # A rare dropout may spare these few rows, but not the generator.
-            found["random"] = torch.get_rng_state()
-            if kept.device.type == "cuda":
-                found["random on the device"] = torch.cuda.get_rng_state(kept.device)
         found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs).items()}
         return {**found, **dict(zip(trained, gradients, strict=True))}
 
