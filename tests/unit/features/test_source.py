@@ -19,7 +19,6 @@ from conftest import WORDS
 from quick_runs import quick
 from stored_runs import Ran, assert_bit_equal, assert_close, run
 from torch import nn
-from torch.nn import functional
 from zoo import IMAGE
 
 import hftl
@@ -255,12 +254,12 @@ def by_the_batch(self: Any, input_ids: Any, attention_mask: Any) -> Any:
 class Dropped(nn.Module):
     """Trained, with a dropout that is no module in front of all it calls."""
 
-    def __init__(self, p: float, rows: bool) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.p, self.rows, self.linear = p, rows, nn.Linear(16, 2)
+        self.p, self.linear = p, nn.Linear(16, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        spared = functional.dropout(x.new_ones(len(x), 1 if self.rows else x.shape[1]), self.p, self.training)
+        spared = torch.rand(len(x), 1) >= self.p if self.training else 1.0
         out: torch.Tensor = self.linear(x * spared)
         return out
 
@@ -276,10 +275,10 @@ REFUSED: dict[str, Any] = {
         TextClassification, "BertForSequenceClassification", two_outputs, ("other", lambda: nn.Linear(16, 2))
     ),
     "a dropout that is no module": changed(
-        TextClassification, "BertForSequenceClassification", pooled_alone, ("classifier", lambda: Dropped(0.5, False))
+        TextClassification, "BertForSequenceClassification", pooled_alone, ("classifier", lambda: Dropped(0.5))
     ),
-    "a rare dropout of whole rows": changed(
-        TextClassification, "BertForSequenceClassification", pooled_alone, ("classifier", lambda: Dropped(1e-4, True))
+    "one so rare that it spares most batches": changed(
+        TextClassification, "BertForSequenceClassification", pooled_alone, ("classifier", lambda: Dropped(1e-4))
     ),
     "a mean over the padding": changed(TextClassification, "BertForSequenceClassification", mean_with_padding),
     "statistics of the batch": changed(TextClassification, "BertForSequenceClassification", by_the_batch),
@@ -325,6 +324,21 @@ def test_a_head_that_looks_at_the_inputs_again_is_given_them(
         for use in (True, False)
     )
     assert (len(stored.stored), stored.notes) == (1, [])
+    assert_close(stored, plain)
+
+
+def counted(self: Any, input_ids: Any, attention_mask: Any) -> Any:
+    pooled = hidden(self, input_ids, attention_mask).pooler_output
+    return answer(self.classifier(pooled) * attention_mask.sum(dim=1, keepdim=True))
+
+
+def test_what_only_another_split_shows_is_seen(tiny_model: TinyModel, uneven: Path, tmp_path: Path) -> None:
+    """Of training rows that all have one length, any row's mask would do."""
+    task = changed(TextClassification, "BertForSequenceClassification", counted)(str(uneven))
+    stored, plain = (
+        run(quick(task, tiny_model("bert"), tmp_path / str(use), phases=HEAD), tmp_path / "stores", use)
+        for use in (True, False)
+    )
     assert_close(stored, plain)
 
 
