@@ -182,9 +182,9 @@ def capture(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> torc
 
 
 def draws_before(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> bool:
-    """Whether the model, in the modes of its phase, draws random numbers before the cut: in a dropout that is no module.
+    """Whether the model, in the modes of its phase, draws random numbers before the cut.
 
-    The generators tell it where the rows do not, for a rare dropout spares most of them.
+    A dropout that is no module does. The generators tell it where the rows do not, for a rare one spares most of them.
     """
     device = next(model.parameters()).device
     states = [_random_state(device)]
