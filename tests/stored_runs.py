@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,18 @@ def assert_close(one: Ran, other: Ran) -> None:
     for name, tensor in one.weights.items():
         apart = (other.weights[name].double() - tensor.double()).norm()
         assert apart <= 1e-4 * tensor.double().norm() + 1e-6, f"{name}: {apart} apart"
+
+
+def computed_first(recipe: Recipe[Any], folder: Path, prepare: Any = None, **store: Any) -> list[str]:
+    """The splits that the first phase has to compute; the run goes no further."""
+    out = tempfile.mkdtemp(dir=folder.parent, prefix="run")
+    trainer = Trainer(replace(recipe, output_dir=out, store=Store(dir=str(folder), **store)))
+    records = trainer.run()
+    for number, record in enumerate(records):
+        if prepare is not None and not number:
+            prepare(trainer)
+        assert not isinstance(record, Noted), record.note
+        if isinstance(record, FeaturesReady):
+            records.close()
+            return record.computed
+    raise AssertionError("no phase stored its features")
