@@ -34,6 +34,22 @@ def arrays_of(cut: Cut, features: torch.Tensor, batch: Batch) -> Mapping[str, to
     return kept if batch.targets is None else {**kept, TARGETS: batch.targets}
 
 
+def restored(cut: Cut, kept: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The features of a batch from what a store keeps of them: with padding of zeros where they are ragged.
+
+    Args:
+        cut: where they go in.
+        kept: of shape (rows, …), or (positions of all rows, …) where they are ragged.
+        mask: the batch's, of shape (rows, positions), where they are.
+    """
+    if not cut.ragged:
+        return kept
+    assert mask is not None
+    features = kept.new_zeros(*mask.shape, *kept.shape[1:])
+    features[mask.bool()] = kept
+    return features
+
+
 class StoredExamples:
     """The rows of ``examples`` as batches of features, read from a store.
 
@@ -66,11 +82,9 @@ class StoredExamples:
         own = self._examples.__getitems__(indices).inputs if self._cut.sighted else {}
         if self._cut.ragged:
             kept = self._arrays[FEATURES].cut(self._start[places], self._length[places])
-            mask = own[MASK].bool()
-            features = kept.new_zeros(*mask.shape, *kept.shape[1:])
-            features[mask] = kept
         else:
-            features = self._arrays[FEATURES].take(places)
+            kept = self._arrays[FEATURES].take(places)
+        features = restored(self._cut, kept, own.get(MASK))
         return Batch({FEATURES: features, **own}, targets, torch.as_tensor(indices))
 
     def at(self, seed: Sequence[int]) -> StoredExamples:  # noqa: ARG002 (each view has a store of its own)

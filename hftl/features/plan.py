@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from hftl.data.batches import Batch, Examples
 from hftl.errors import NotStoredError, one_line
 from hftl.features import store
-from hftl.features.replay import FEATURES, Cut, Replay, capture, find_cut, modes_kept
+from hftl.features.examples import arrays_of, restored
+from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, draws_before, find_cut, modes_kept
+from hftl.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
 from hftl.runtime import Runtime
 
-VERSIONS = ("hftl", "torch", "transformers")
+VERSIONS = ("hftl", "timm", "torch", "transformers")
 """Packages that compute the features. Those that read the data count in the digest of the rows."""
 
 
@@ -68,10 +71,8 @@ class Plan:
         """
         missing = [index for index, wanted in enumerate(self.wanted) if store.find(self.folder, wanted.key) is None]
         size, keep = sum(self.wanted[index].bytes for index in missing), {wanted.key for wanted in self.wanted}
-        try:
+        with store.written(self.folder):
             return missing, store.room_for(self.folder, size, self.most, keep) if missing else []
-        except OSError as error:
-            raise NotStoredError(f"{self.folder}: {error.strerror or error}") from None
 
 
 def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes], runtime: Runtime) -> Plan:
@@ -87,9 +88,12 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     Raises:
         NotStoredError: the trained part cannot be run on stored activations, or not exactly.
     """
+    # The test split is scored once, on the best of all phases: seldom on this one if others follow.
+    last = number == len(ready.recipe.phases) - 1
+    others = ["validation", *(["test"] if last and "test" in ready.splits.named() else [])]
     cut, problem = None, ""
     try:
-        cut = exact_cut(ready, model, runtime.device)
+        cut = exact_cut(ready, model, ["train", *others], runtime.device)
     except NotStoredError as error:
         problem = str(error)
     if problem := next((said for said in runtime.gather(problem) if said), ""):
@@ -97,9 +101,6 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     assert cut is not None
     views = range(ready.views(number))
     rows = [("train", view, ready.train_rows(number, view)) for view in views]
-    # The test split is scored once, on the best of all phases: seldom on this one if others follow.
-    last = number == len(ready.recipe.phases) - 1
-    others = ["validation", *(["test"] if last and "test" in ready.splits.named() else [])]
     rows += [(split, 0, ready.examples(split)) for split in others]
     made_of = _made_of(cut, model, frozen, ready, runtime)
     wanted = [
@@ -111,26 +112,30 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     return Plan(cut, folder, wanted, int(recipe.store.max_gb * 1e9))
 
 
-def exact_cut(ready: Prepared, model: Any, device: torch.device) -> Cut:
+def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.device) -> Cut:
     """Where the trained part of the model begins, seen to give the same there from stored activations.
 
-    Compared on a real batch: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
-    one included: what looks at weights between the frozen layers gives the right values and no gradient.
+    Compared on real batches: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
+    one included: what looks at weights between the frozen layers gives the right values and no gradient. On each split,
+    for one may have what another has not: rows that differ in length, say.
 
     Raises:
         NotStoredError: it does not.
     """
-    examples = ready.examples("train")
-    order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
-    some = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
-    one, other, whole = (
-        examples.__getitems__(rows).to(device) for rows in ([some[0], some[0]], [*some[:2], some[3]], some)
-    )
+    each = [ready.examples(split) for split in splits]
+    # Where all rows have one shape, those to train on show what there is to be seen.
+    some = [(examples, _spread(examples)) for examples in each if examples is each[0] or examples.lengths is not None]
+    shortest, low = min(some, key=lambda pair: _length(pair[0], pair[1][0]))
+    longest, high = max(some, key=lambda pair: _length(pair[0], pair[1][-1]))
+    one = shortest.__getitems__([low[0], low[0]]).to(device)
+    other = longest.__getitems__([*high[:2], high[-1]]).to(device)
+    batches = [examples.__getitems__(rows).to(device) for examples, rows in some]
     problem = NotStoredError("none")
     for sighted in (False, True):
         try:
             cut = find_cut(model, [one.inputs, other.inputs], sighted)
-            _compare(ready, model, cut, whole)
+            for batch in batches:
+                _compare(ready, model, cut, batch)
         except NotStoredError as error:
             problem = error
         else:
@@ -138,11 +143,30 @@ def exact_cut(ready: Prepared, model: Any, device: torch.device) -> Cut:
     raise problem
 
 
+def _spread(examples: Examples) -> list[int]:
+    """Four rows, from the shortest to the longest."""
+    order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
+    found: list[int] = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
+    return found
+
+
+def _length(examples: Examples, row: int) -> int:
+    return 0 if examples.lengths is None else int(examples.lengths[row])
+
+
 def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     with modes_kept(model):
-        inputs = {FEATURES: capture(model, cut, batch.inputs), **(batch.inputs if cut.sighted else {})}
-    replay = Replay(model, cut)
+        kept = arrays_of(cut, capture(model, cut, batch.inputs), batch)[FEATURES]
+        part = replace(batch, inputs={name: tensor[:2] for name, tensor in batch.inputs.items()})
+        alone = arrays_of(cut, capture(model, cut, part.inputs), part)[FEATURES]
+    # Rounding depends on the rows that are computed together; it is by far smaller.
+    if not (kept[: len(alone)] - alone).abs().max() <= 0.05 * kept.abs().max():
+        raise NotStoredError("what a row gives depends on the others in its batch")
+    with _buffers_kept(model):
+        if draws_before(model, cut, batch.inputs):
+            raise NotStoredError(f"what goes into {cut.module} is drawn at random in training")
+    features = restored(cut, kept, batch.inputs.get(MASK))
 
     def seen(function: Any, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
         with modes_kept(model), torch.no_grad():
@@ -150,21 +174,32 @@ def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
             found: dict[str, torch.Tensor | None] = {
                 f"eval {name}": value for name, value in ready.recipe.task.reduce(function(**given)).items()
             }
-        with torch.random.fork_rng():
+        with _buffers_kept(model), torch.random.fork_rng():
             torch.manual_seed(0)
             outputs = function(**given)
+            loss = ready.loss(outputs, batch).sum()
+            gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
         found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs).items()}
-        loss = ready.loss(outputs, batch).sum()
-        gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
         return {**found, **dict(zip(trained, gradients, strict=True))}
 
     try:
-        replayed = seen(replay, inputs)
+        replayed = seen(Replay(model, cut), {FEATURES: features, **(batch.inputs if cut.sighted else {})})
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise NotStoredError(f"without its frozen layers the model fails ({one_line(error, 100)})") from None
     for name, expected in seen(model, batch.inputs).items():
         if not _same(expected, replayed[name]):
             raise NotStoredError(f"behind its frozen layers the model needs more than what goes into {cut.module}")
+
+
+@contextmanager
+def _buffers_kept(model: Any) -> Iterator[None]:
+    """Running statistics are afterwards what they were before."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
@@ -179,7 +214,9 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared, runtime: Runtime) -> dict[str, Any]:
     """All that determines the features of a row, but for the row."""
     weights = hashlib.sha256(b"".join(name.encode() + b"\0" + frozen[name] for name in sorted(frozen)))
-    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    # Features are computed in eval mode, where no dropout counts.
+    other = {"_name_or_path", *DROPOUT_SETTINGS}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in other}
     config |= {"attention": model.config._attn_implementation, "dtype": str(model.config.dtype)}
     plain = json.dumps(config, sort_keys=True, default=str)
     return {
@@ -188,10 +225,17 @@ def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared,
         "weights": weights.hexdigest(),
         "cut": [cut.module, cut.ragged, cut.dtype, *cut.shape],
         "batch": ready.recipe.eval_batch_size,
-        "precision": runtime.precision,
+        "precision": [runtime.precision, torch.get_float32_matmul_precision()],
         "device": runtime.device.type,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": {name: _version(name) for name in VERSIONS},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _bytes(cut: Cut, examples: Examples) -> int:

@@ -53,6 +53,8 @@ class Cut:
     shape: tuple[int, ...]
     """Of the stored input for one row, or for one position where it is ragged."""
     dtype: str
+    live: tuple[str, ...]
+    """Names of the leaf modules of the trained part."""
     outputs: dict[str, tuple[Any, ...]] = field(repr=False)
     """Module -> what it returns in each of its calls, a ``Shape`` for each tensor, of those that are not run."""
     inputs: dict[str, torch.Tensor] = field(repr=False)
@@ -72,8 +74,8 @@ class Replay(nn.Module):
         super().__init__()
         vars(self)["model"] = model  # not as a child: what is frozen is none of DDP's business
         self.cut = cut
-        trained = (m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False)))
-        self.trained = nn.ModuleList(dict.fromkeys(trained))
+        trained = [m for m in model.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+        self.trained = nn.ModuleList(dict.fromkeys([*trained, *map(model.get_submodule, cut.live)]))
         self._modules_of = {name: model.get_submodule(name) for name in (cut.module, *cut.outputs)}
 
     def train(self, mode: bool = True) -> Self:
@@ -100,6 +102,7 @@ class Replay(nn.Module):
     @contextmanager
     def _patched(self, features: torch.Tensor, rows: int, positions: int) -> Iterator[None]:
         """Inside, the frozen modules return zeros, and the first call of the cut gets the features."""
+        before = {module: vars(module).get("forward") for module in self._modules_of.values()}
         for name, outputs in self.cut.outputs.items():
             calls = iter(outputs)
             vars(self._modules_of[name])["forward"] = lambda *_, calls=calls, **__: _filled(
@@ -107,12 +110,17 @@ class Replay(nn.Module):
             )
         first = self._modules_of[self.cut.module]
         own = first.forward
-        vars(first)["forward"] = lambda *given, **named: _once(first, own, features, given, named)
+
+        def entered(*given: Any, **named: Any) -> Any:
+            _put_back(first, before[first])
+            return _call(own, features, given, named)
+
+        vars(first)["forward"] = entered
         try:
             yield
         finally:
-            for module in self._modules_of.values():
-                vars(module).pop("forward", None)
+            for module, forward in before.items():
+                _put_back(module, forward)
 
 
 def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sighted: bool) -> Cut:
@@ -154,7 +162,14 @@ def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sight
         outputs[name] = tuple(_shapes(one, other, sizes) for one, other in pairs)
     row = {name: tensor[:1].clone() for name, tensor in batches[0].items()}
     return Cut(
-        first.cut, masked, sighted, tuple(map(int, shape)), str(entering.dtype).removeprefix("torch."), outputs, row
+        module=first.cut,
+        ragged=masked,
+        sighted=sighted,
+        shape=tuple(map(int, shape)),
+        dtype=str(entering.dtype).removeprefix("torch."),
+        live=tuple(_live(model)),
+        outputs=outputs,
+        inputs=row,
     )
 
 
@@ -164,7 +179,7 @@ def capture(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> torc
 
     def keep(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         if not found:
-            found.append(_entering(given, named).detach())
+            found.append(_entering(given, named).detach().clone())  # it may be worked on in place from there on
 
     hook = model.get_submodule(cut.module).register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -173,6 +188,27 @@ def capture(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> torc
     finally:
         hook.remove()
     return found[0]
+
+
+def draws_before(model: nn.Module, cut: Cut, inputs: dict[str, torch.Tensor]) -> bool:
+    """Whether the model, in the modes of its phase, draws random numbers before the cut.
+
+    A dropout that is no module does. The generators tell it where the rows do not, for a rare one spares most of them.
+    """
+    device = next(model.parameters()).device
+    states = [_random_state(device)]
+    hook = model.get_submodule(cut.module).register_forward_pre_hook(lambda *_: states.append(_random_state(device)))
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model(**inputs)
+    finally:
+        hook.remove()
+    return not torch.equal(states[0], states[1])
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    own = torch.get_rng_state()
+    return torch.cat([own, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else own
 
 
 # What a recording is made of.
@@ -188,13 +224,18 @@ class _Record:
     """Module -> what each of its calls returned: the outermost modules that were done before the cut."""
 
 
-def _record(model: nn.Module, inputs: dict[str, torch.Tensor]) -> _Record:
-    live = {
+def _live(model: nn.Module) -> list[str]:
+    """Names of the leaf modules that are in train mode or have a parameter that trains."""
+    return [
         name
         for name, module in model.named_modules()
         if not [*module.children()]
         and (module.training or any(parameter.requires_grad for parameter in module.parameters()))
-    }
+    ]
+
+
+def _record(model: nn.Module, inputs: dict[str, torch.Tensor]) -> _Record:
+    live = _live(model)
     open_calls: list[list[tuple[str, Any]]] = [[]]
     """For each call that is not finished, from the outermost: what it has called."""
     found: list[_Record] = []
@@ -253,14 +294,20 @@ def _entering(given: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:
     return tensor
 
 
-def _once(module: nn.Module, own: Any, features: torch.Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """The first call of the cut: with the features for its first tensor; its ``forward`` is its own again then."""
-    vars(module).pop("forward", None)
+def _call(function: Any, features: torch.Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Call it as it was called, with the features for its first tensor."""
     place = next((index for index, value in enumerate(given) if isinstance(value, torch.Tensor)), None)
     if place is not None:
-        return own(*given[:place], features, *given[place + 1 :], **named)
+        return function(*given[:place], features, *given[place + 1 :], **named)
     name = next(name for name, value in named.items() if isinstance(value, torch.Tensor))
-    return own(*given, **{**named, name: features})
+    return function(*given, **{**named, name: features})
+
+
+def _put_back(module: nn.Module, forward: Any) -> None:
+    """Give a module the ``forward`` that was an attribute of its own before; None: its class's again."""
+    vars(module).pop("forward", None)
+    if forward is not None:
+        vars(module)["forward"] = forward
 
 
 def _positions(inputs: dict[str, torch.Tensor]) -> int:

@@ -102,8 +102,9 @@ def foresee(ready: Prepared, number: int, model: Any, runtime: Runtime) -> Itera
 def _make_room(plan: Plan) -> tuple[list[int], list[str]]:
     """The places in ``plan.wanted`` that have to be filled, and the names of what was removed for them."""
     missing, removed = plan.missing()
-    for found in removed:
-        store.remove(found)
+    with store.written(plan.folder):
+        for found in removed:
+            store.remove(found)
     return missing, [found.path.name for found in removed]
 
 
@@ -126,9 +127,10 @@ def _fill(
                 on_device = batch.to(runtime.device)
                 features = capture(model, plan.cut, on_device.inputs)
                 try:
-                    shard.append(arrays_of(plan.cut, features, on_device))
-                except OSError as error:
-                    problem = f"{plan.folder}: {error.strerror or error}"
+                    with store.written(plan.folder):
+                        shard.append(arrays_of(plan.cut, features, on_device))
+                except NotStoredError as error:
+                    problem = str(error)
                     break
                 done += len(batch)
                 yield FeaturesProgress(
@@ -137,17 +139,20 @@ def _fill(
         told = runtime.gather((problem, shard.columns, shard.entries))
         if problem := next((said for said, *_ in told if said), ""):
             raise NotStoredError(problem)
-        runtime.once(lambda: store.finish(draft, _declaration(wanted, plan, ready, told)))
+        runtime.once(lambda: _finish(draft, _declaration(wanted, plan, ready, told)))
     finally:
         if runtime.first:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def _draft(folder: Path, key: str) -> Path:
-    try:
+    with store.written(folder):
         return store.start_draft(folder, key)
-    except OSError as error:
-        raise NotStoredError(f"{folder}: {error.strerror or error}; name another with --store.dir") from None
+
+
+def _finish(draft: Path, declaration: store.Declaration) -> None:
+    with store.written(draft.parent):
+        store.finish(draft, declaration)
 
 
 def _declaration(

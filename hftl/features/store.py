@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +123,7 @@ class Array:
 
     def cut(self, starts: Places, lengths: Places) -> torch.Tensor:
         """Copies of the entries from each start on, so many of them, one after the other; shape (sum of lengths, …)."""
-        part = np.searchsorted(self._ends, starts, side="right")
+        part = np.searchsorted(self._ends[:-1], starts, side="right")  # nothing at all may be cut from the very end
         first = starts - self._ends[part] + [len(self._parts[number]) for number in part]
         ends = zip(part.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
         return torch.cat([self._parts[number][start:end] for number, start, end in ends])
@@ -144,10 +145,11 @@ def find(folder: Path, key: str) -> Found | None:
             shard_path(path, name, number): count * columns[name].size
             for number, shard in enumerate(declaration.shards)
             for name, count in shard.items()
+            if count  # a process that had no batch has written no file
         }
-        whole = all(file.stat().st_size == size for file, size in sizes.items())
+        whole = all(file.stat().st_size == size and os.access(file, os.R_OK) for file, size in sizes.items())
         used = (path / DECLARATION).stat().st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whatever lies there, it is none
     return Found(path, declaration, sum(sizes.values()), used) if whole and declaration.format == FORMAT else None
 
@@ -172,6 +174,19 @@ def remove(found: Found) -> None:
     shutil.rmtree(found.path)
 
 
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """What goes wrong on disk inside is a reason not to store.
+
+    Raises:
+        NotStoredError: instead of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise NotStoredError(f"{folder}: {error.strerror or error}; name another with --store.dir") from None
+
+
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -185,15 +200,21 @@ class Shard:
         self.entries: dict[str, int] = {}
 
     def append(self, arrays: Mapping[str, torch.Tensor]) -> None:
-        """Write the entries of one batch to the end of each array."""
+        """Write the entries of one batch to the end of each array.
+
+        Raises:
+            OSError: they cannot be written.
+            NotStoredError: they are not like those of the batches before.
+        """
         for name, tensor in arrays.items():
             if name not in self._files:
                 self._files[name] = shard_path(self._draft, name, self._number).open("wb")
                 self.columns[name], self.entries[name] = Column.of(tensor), 0
             if Column.of(tensor) != self.columns[name]:
-                raise RuntimeError(f"{name}: {Column.of(tensor)} after {self.columns[name]}")
+                raise NotStoredError(f"the {name} of one batch are of another shape than those of another")
             plain = tensor.detach().cpu().contiguous()
             self._files[name].write(plain.reshape(-1).view(torch.uint8).numpy().data)
+            self._files[name].flush()  # else a full disk would be noticed as late as when the file is closed
             self.entries[name] += len(tensor)
 
     def __enter__(self) -> Self:
@@ -209,9 +230,9 @@ class Shard:
 def start_draft(folder: Path, key: str) -> Path:
     """A folder to fill, under a name that no reader looks at; what killed processes left of theirs is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.glob(".*.part"):
-        _, host, process = other.name.removesuffix(".part").rsplit("@", 2)
-        if host == socket.gethostname() and not psutil.pid_exists(int(process)):
+    for other in folder.glob(f".*@{socket.gethostname()}@*.part"):
+        process = other.name.removesuffix(".part").rpartition("@")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(other, ignore_errors=True)
     draft = folder / f".{key}@{socket.gethostname()}@{os.getpid()}.part"
     shutil.rmtree(draft, ignore_errors=True)
@@ -220,11 +241,15 @@ def start_draft(folder: Path, key: str) -> Path:
 
 
 def finish(draft: Path, declaration: Declaration) -> None:
-    """Give the filled draft its name: from now on it is a store."""
+    """Give the filled draft its name: from now on it is a store, unless another run has just made the same."""
     (draft / DECLARATION).write_text(json.dumps(asdict(declaration), indent=1), encoding="utf-8")
     path = draft.parent / key_of(declaration.made_of)
-    shutil.rmtree(path, ignore_errors=True)  # what was there could not be read
-    draft.rename(path)
+    try:
+        draft.rename(path)
+    except OSError:  # something is there already
+        if find(path.parent, path.name) is None:
+            shutil.rmtree(path, ignore_errors=True)
+            draft.rename(path)
 
 
 def room_for(folder: Path, wanted: int, most: int, keep: Collection[str]) -> list[Found]:
