@@ -135,6 +135,9 @@ def epoch_steps(
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
     """The batches in the order given, read ahead by ``workers`` processes."""
+    if not workers:
+        read = (examples.__getitems__(batch.tolist()) for batch in batches)
+        return (batch.pin_memory() for batch in read) if torch.cuda.is_available() else read
     loader: DataLoader[Any] = DataLoader(
         examples,  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
         batch_sampler=[batch.tolist() for batch in batches],
