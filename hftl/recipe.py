@@ -64,7 +64,7 @@ class Recipe(Strict, Generic[T]):
     """Of the new head, the order of the data, augmentation and dropout."""
     batch_size: int = 32
     """Rows in one optimizer step, over all micro-batches and processes."""
-    eval_batch_size: int = 64
+    eval_batch_size: int = 32
     """Rows in one forward pass of an evaluation."""
     accumulation: int = 1
     """Micro-batches into which each step is cut, where memory is short; the result stays the same."""

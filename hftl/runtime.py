@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import os
 import random
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,11 @@ class Runtime:
                 f"{self._accelerator.distributed_type.value}: parameters in pieces are not supported yet; launch plain "
                 "data parallel processes"
             )
+        before = torch.get_num_threads()
+        self._threads = suitable_threads(before, usable_cores(), os.environ, _environment_of_launcher())
+        if self._threads != before:
+            torch.set_num_threads(self._threads)
+        self._given_threads = before
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
@@ -67,13 +73,18 @@ class Runtime:
 
     def notes(self) -> list[str]:
         """What a person should know of how the run was started, a line each."""
-        asked = _processes_asked()
-        if asked is None or asked <= self.world_size:
-            return []
-        return [
-            f"{asked} processes were asked for and {self.world_size} started; on CPUs start them with "
-            f"torchrun --nproc_per_node {asked}"
-        ]
+        found, asked = [], _processes_asked()
+        if asked is not None and asked > self.world_size:
+            found.append(
+                f"{asked} processes were asked for and {self.world_size} started; on CPUs start them with "
+                f"torchrun --nproc_per_node {asked}"
+            )
+        if self._threads != self._given_threads:
+            found.append(
+                f"each process computes in {self._threads} threads, not {self._given_threads}, by the cores it may use "
+                "(unless OMP_NUM_THREADS is set)"
+            )
+        return found
 
     def prepare(self, model: Any, optimizer: torch.optim.Optimizer) -> Any:
         """Model and optimizer on the device, in the precision and over the processes of this run.
@@ -206,6 +217,42 @@ def _processes_asked() -> int | None:
         return None
     told = re.search(r"--num[_-]processes[= ](\d+)", " ".join(command))
     return int(told[1]) if told else None
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Physical cores that this process may use: by its affinity, and by its container's quota (cgroup v2 or v1)."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(logical, psutil.cpu_count(logical=False) or logical)
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no quota
+            quota, period = map(int, " ".join((cgroup / file).read_text() for file in files).split())
+            if quota > 0:
+                cores = min(cores, max(1, quota // period))
+    return cores
+
+
+def suitable_threads(given: int, cores: int, environment: Mapping[str, str], launcher: Mapping[str, str]) -> int:
+    """Threads for this process to compute with: its share of the cores, unless the user has chosen.
+
+    Args:
+        given: What torch has chosen, which may count cores that a container does not let it use.
+        cores: What all processes on this machine may use.
+        environment: This process's variables.
+        launcher: Those with which its parent was started. torchrun sets OMP_NUM_THREADS to 1 where they lack it.
+    """
+    share = max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    if "OMP_NUM_THREADS" in environment:
+        by_torchrun = "TORCHELASTIC_RUN_ID" in environment and "OMP_NUM_THREADS" not in launcher
+        return share if by_torchrun else given
+    return min(share, given)
+
+
+def _environment_of_launcher() -> Mapping[str, str]:
+    try:
+        parent = psutil.Process().parent()
+        return parent.environ() if parent else {}
+    except psutil.Error:  # gone, or another user's
+        return os.environ
 
 
 def compiler_failed(error: RuntimeError) -> bool:

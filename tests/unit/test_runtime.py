@@ -10,7 +10,16 @@ from accelerate import DistributedType
 from accelerate.state import AcceleratorState
 
 from hftl.errors import HftlError
-from hftl.runtime import Runtime, best_precision, keep_freed_memory, random_states, seed_everything
+from hftl.runtime import (
+    Runtime,
+    best_precision,
+    channels_last,
+    keep_freed_memory,
+    random_states,
+    seed_everything,
+    suitable_threads,
+    usable_cores,
+)
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 
@@ -142,7 +151,7 @@ def test_one_process():
 def test_fewer_processes_than_asked_for_are_noted(command, asked, monkeypatch):
     """`accelerate launch --cpu --num_processes 2` starts one process and says nothing."""
     monkeypatch.setattr(
-        "psutil.Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(cmdline=lambda: command))
+        "psutil.Process", lambda: SimpleNamespace(parent=lambda: SimpleNamespace(cmdline=lambda: command, environ=dict))
     )
     notes = Runtime("fp32").notes()
     if asked is None:
@@ -179,3 +188,67 @@ def test_keeping_freed_memory_is_for_linux_alone(monkeypatch):
     monkeypatch.setattr("sys.platform", "linux")
     keep_freed_memory()  # a C library without mallopt (None has no such attribute) is left alone
     assert asked == [None]
+
+
+LAUNCHED = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "environment", "launcher", "threads"),
+    [
+        (8, 8, {}, {}, 8),
+        (64, 4, {}, {}, 4),  # a container
+        (1, 8, {}, {}, 1),  # torch.set_num_threads(1)
+        (1, 8, {**LAUNCHED, "OMP_NUM_THREADS": "1"}, {}, 4),  # torchrun's doing
+        (1, 8, {**LAUNCHED, "OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "1"}, 1),  # the user's
+        (1, 1, {**LAUNCHED, "OMP_NUM_THREADS": "1"}, {}, 1),
+        (3, 8, {"OMP_NUM_THREADS": "3"}, {}, 3),
+        (8, 8, {"LOCAL_WORLD_SIZE": "2"}, {}, 4),  # a launcher that leaves each process all cores
+    ],
+)
+def test_threads_are_a_process_s_share_unless_the_user_has_chosen(given, cores, environment, launcher, threads):
+    assert suitable_threads(given, cores, environment, launcher) == threads
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, 1000),
+        ({"cpu.max": "max 100000\n"}, 1000),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1000),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_usable_cores_are_those_of_affinity_and_quota(files, quota, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 128 if logical else 32)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == min(32, quota)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2), raising=False)
+    assert usable_cores(tmp_path) == min(2, quota)
+
+
+def test_other_threads_are_noted(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr("hftl.runtime.suitable_threads", lambda given, *_: given + 1)
+    try:
+        runtime = Runtime("fp32")
+        assert torch.get_num_threads() == before + 1
+        assert f"{before + 1} threads, not {before}" in runtime.notes()[0]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_convolutions_have_their_channels_last_and_the_same_values():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv1d(3, 4, 3), torch.nn.Linear(4, 4))
+    weight = model[0].weight
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    channels_last(model)
+    assert model[0].weight is weight  # the optimizer's own
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
