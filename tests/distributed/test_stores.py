@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,30 +19,22 @@ SCRIPT = Path(__file__).with_name("stores_on_each.py")
 RUNS = ("images", "texts", "one batch")
 
 
-def launch(processes, out, arguments):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(hftl.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), str(out), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((out / f"seen-{rank}.json").read_text()) for rank in range(processes)]
-
-
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory, photos, reviews, tiny_model):
-    """By how many processes ran and how many had filled the stores before (0: none): what each saw, and the folder."""
-    data = [photos, reviews, *map(tiny_model, ("vit", "gpt2"))]
-    found = {}
-    for processes, before in ((1, 0), (2, 0), (1, 2), (2, 1)):
-        out = tmp_path_factory.mktemp(f"stores-{processes}-{before}")
-        filled = [found[before, 0][1] / "stores"] if before else []
-        found[processes, before] = launch(processes, out, [*data, *filled]), out
-    return found
+    """By how many processes ran, 1 or 2: what each of them saw, and the folder."""
+    data = [str(path) for path in (photos, reviews, *map(tiny_model, ("vit", "gpt2")))]
+    one, two = (tmp_path_factory.mktemp(f"stores-{processes}") for processes in (1, 2))
+    runs = runpy.run_path(str(SCRIPT))["runs"]
+    alone = {"filled": runs(one / "filled", one / "stores", *data)}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(SCRIPT), str(two), str(one / "stores"), *data]
+    paths = {"PYTHONPATH": str(Path(hftl.__file__).parents[1]), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone["found"] = runs(one / "found", two / "stores", *data)
+    together = [json.loads((two / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    return {1: ([alone], one), 2: (together, two)}
 
 
 def of(seen, processes, run):
@@ -49,7 +42,7 @@ def of(seen, processes, run):
     size, ragged = (64 if run == "one batch" else 4), run == "texts"
     return {
         found.declaration.about["split"]: found
-        for found in store.stores(seen[processes, 0][1] / "stores")
+        for found in store.stores(seen[processes][1] / "stores")
         if found.declaration.made_of["batch"] == size and ("positions" in found.declaration.columns) == ragged
     }
 
@@ -62,8 +55,7 @@ def test_each_process_fills_its_shard_and_the_names_are_those_of_a_single_one(ru
     for split in splits:
         assert alone[split].path.name == together[split].path.name
         assert [len(found[split].declaration.shards) for found in (alone, together)] == [1, 2]
-    for processes in (1, 2):
-        assert all(saw[run]["computed"] == splits for saw in seen[processes, 0][0])
+    assert [saw["filled"][run]["computed"] for saws, _ in seen.values() for saw in saws] == [splits] * 3
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -88,22 +80,19 @@ def test_features_of_a_row_do_not_depend_on_how_many_processes_there_were(run, s
 
 @pytest.mark.parametrize("run", RUNS)
 def test_what_the_others_filled_is_found(run, seen):
-    for processes, before in ((1, 2), (2, 1)):
-        assert [saw[run]["computed"] for saw in seen[processes, before][0]] == [[]] * processes
+    assert [saw["found"][run]["computed"] for saws, _ in seen.values() for saw in saws] == [[]] * 3
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_processes_agree_and_score_as_one_does_whoever_filled_the_stores(run, seen):
-    one = seen[1, 0][0][0][run]
-    assert seen[1, 2][0][0][run]["scores"] == one["scores"]  # the very same features
-    assert seen[1, 2][0][0][run]["own"] == one["own"]
-    first, second = seen[2, 0][0]
-    assert first[run]["own"] == second[run]["own"]
-    assert first[run]["own"] == seen[2, 1][0][0][run]["own"]
-    for split, scores in one["scores"].items():
-        assert first[run]["scores"][split] == second[run]["scores"][split]
-        assert first[run]["scores"][split] == pytest.approx(scores, rel=1e-3)
-    assert not any(saw[run]["notes"] for saws, _ in seen.values() for saw in saws)
+    (alone,), (first, second) = seen[1][0], seen[2][0]
+    for how in ("filled", "found"):
+        assert not any(saw[how][run]["notes"] for saw in (alone, first, second))
+        assert first[how][run]["own"] == second[how][run]["own"] == first["filled"][run]["own"]
+        assert alone[how][run]["own"] == alone["filled"][run]["own"]  # the very same features
+        assert first[how][run]["scores"] == second[how][run]["scores"]
+        for split, scores in alone[how][run]["scores"].items():
+            assert first[how][run]["scores"][split] == pytest.approx(scores, rel=1e-3)
 
 
 def test_more_processes_than_batches(seen):
@@ -114,8 +103,8 @@ def test_more_processes_than_batches(seen):
 
 
 def test_where_one_process_cannot_write_none_stores(seen):
-    (first, second), _ = seen[2, 0]
-    for saw in (first["full"], second["full"], seen[1, 0][0][0]["full"]):
+    (first, second), _ = seen[2]
+    for saw in (first["full"], second["full"]):
         assert saw["computed"] is None
         (note,) = saw["notes"]
         assert "No space left" in note
