@@ -27,9 +27,8 @@ TEXTS = (
     "fine",
     "it was a very very poor film",
 )
-WITHOUT_NECK = {"resnet", "regnet", "mobilenet_v1", "distilbert", "roberta", "electra", "deberta-v2", "mpnet"} | {
-    family for family in IMAGE if family.startswith("timm-") and family != "timm-mobilenetv3_small_100"
-}
+WITHOUT_NECK = {"resnet", "regnet", "mobilenet_v1", "distilbert", "roberta", "electra", "deberta-v2", "mpnet"}
+WITHOUT_NECK |= {"timm-inception_v3"} & {*IMAGE}
 DEPTHS = [
     (family, depth)
     for family in (*IMAGE, *TEXT)
