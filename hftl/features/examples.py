@@ -53,7 +53,7 @@ def restored(cut: Cut, kept: torch.Tensor, mask: torch.Tensor | None) -> torch.T
 class StoredExamples:
     """The rows of ``examples`` as batches of features, read from a store.
 
-    Where the cut is sighted, the batches have the model's own inputs as well.
+    Where the cut needs inputs, the batches have the model's own inputs as well.
     """
 
     def __init__(self, examples: Examples, cut: Cut, found: Found, rows: int) -> None:
@@ -79,7 +79,7 @@ class StoredExamples:
         """See ``Examples``."""
         places = self._place[np.asarray(indices)]
         targets = self._arrays[TARGETS].take(places) if TARGETS in self._arrays else None
-        own = self._examples.__getitems__(indices).inputs if self._cut.sighted else {}
+        own = self._examples.__getitems__(indices).inputs if self._cut.needs_inputs else {}
         if self._cut.ragged:
             kept = self._arrays[FEATURES].cut(self._start[places], self._length[places])
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any, Self
 
 import torch
@@ -48,7 +49,7 @@ class Cut:
     """Name of the first module of the trained part."""
     ragged: bool
     """Its input is of shape (rows, positions, …) where the batch is padded: it is stored without the padding."""
-    sighted: bool
+    needs_inputs: bool
     """Behind the cut the model looks at its own inputs again (GPT-2: where a row ends), so they have to be given."""
     shape: tuple[int, ...]
     """Of the stored input for one row, or for one position where it is ragged."""
@@ -64,7 +65,7 @@ class Cut:
 class Replay(nn.Module):
     """The model as a function of stored activations: ``replay(features=…)`` returns what ``model(**inputs)`` would.
 
-    Its parameters are those of the model that train, the very same tensors. Where the cut is sighted the model's own
+    Its parameters are those of the model that train, the very same tensors. Where the cut needs inputs the model's own
     inputs are given as well. Modes are the model's.
     """
 
@@ -92,7 +93,7 @@ class Replay(nn.Module):
 
         Args:
             features: stored inputs of the cut, shape (rows, …), padded as the batch is where they are ragged.
-            inputs: the model's own, where the cut is sighted.
+            inputs: the model's own, where the cut needs them.
         """
         rows = len(features)
         given = inputs or {name: row.expand(rows, *row.shape[1:]) for name, row in self.cut.inputs.items()}
@@ -104,7 +105,7 @@ class Replay(nn.Module):
         """Inside, the frozen modules return zeros, and the first call of the cut gets the features."""
         before = {module: vars(module).get("forward") for module in self._modules_of.values()}
         for name, outputs in self.cut.outputs.items():
-            calls = iter(outputs)
+            calls = chain(outputs, repeat(outputs[-1]))
             vars(self._modules_of[name])["forward"] = lambda *_, calls=calls, **__: _filled(
                 next(calls), rows, positions
             )
@@ -123,7 +124,7 @@ class Replay(nn.Module):
                 _put_back(module, forward)
 
 
-def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sighted: bool) -> Cut:
+def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], needs_inputs: bool) -> Cut:
     """Where the trained part of ``model`` begins, by running two batches through it.
 
     Call it with the parameters and modes of the phase set; modes are the same afterwards.
@@ -132,7 +133,7 @@ def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sight
         model: on its device, as it computes in this run.
         batches: the model's inputs for two batches that differ in the number of rows and, where rows differ in length,
             in positions.
-        sighted: whether the model is to see its own inputs again behind the cut.
+        needs_inputs: whether the model is to see its own inputs again behind the cut.
 
     Raises:
         NotStoredError: no module trains, or what is before the cut cannot be left out.
@@ -152,7 +153,7 @@ def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sight
     shape = entering.axes[2:] if masked else entering.axes[1:]
     if not all(isinstance(size, int) for size in shape):
         raise NotStoredError(f"what goes into {first.cut} is not of one shape for all rows")
-    if masked and not sighted:
+    if masked and not needs_inputs:
         raise NotStoredError("the padding is seen by the trained part")
     outputs = {}
     for name, calls in first.returned.items():
@@ -164,7 +165,7 @@ def find_cut(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]], sight
     return Cut(
         module=first.cut,
         ragged=masked,
-        sighted=sighted,
+        needs_inputs=needs_inputs,
         shape=tuple(map(int, shape)),
         dtype=str(entering.dtype).removeprefix("torch."),
         live=tuple(_live(model)),

@@ -75,7 +75,11 @@ def open_source(
         for w, f in zip(plan.wanted, found, strict=True)
     }
     views = ready.views(number)
-    return Source(Replay(model, plan.cut), lambda split: rows[split, 0], lambda epoch: rows["train", epoch % views])
+    return Source(
+        Replay(model, plan.cut),
+        lambda split: rows[split, None],
+        lambda epoch: rows["train", epoch % views if views > 1 else None],
+    )
 
 
 def foresee(ready: Prepared, number: int, model: Any, runtime: Runtime) -> Iterator[Record]:
@@ -166,7 +170,7 @@ def _declaration(
         "task": recipe.task.name,
         "data": str(recipe.task.data) if isinstance(recipe.task.data, str) else "objects",
         "split": wanted.split,
-        "view": wanted.view if wanted.view or len([w for w in plan.wanted if w.split == "train"]) > 1 else None,
+        "view": wanted.view,
         "rows": len(wanted.examples),
         "of": f"what goes into {plan.cut.module}",
     }

@@ -1,7 +1,8 @@
 """Feature stores on disk: one folder each, memory-mapped, complete or not there at all.
 
-A store holds two arrays, ``features`` and ``targets``, in one shard for each process that filled it: raw numbers, rows
-one after the other. ``store.json`` says what they are, and is written last, before the folder gets its name.
+A store holds arrays, ``features`` and ``targets`` (and of ragged features ``positions``: how many each row has), in one
+shard for each process that filled it: raw numbers, rows one after the other. ``store.json`` says what they are, and is
+written last, before the folder gets its name.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import psutil
 import torch
 
+from hftl.display import size_text
 from hftl.errors import NotStoredError
 
 FORMAT = 1
@@ -269,10 +271,10 @@ def room_for(folder: Path, wanted: int, most: int, keep: Collection[str]) -> lis
     old = [store for store in there if store.path.name not in keep]
     held, free = sum(store.bytes for store in old), _free(folder)
     if kept + wanted > most:
-        raise NotStoredError(f"they would take {_gb(kept + wanted)}, and --store.max-gb allows {_gb(most)}")
+        raise NotStoredError(f"they would take {size_text(kept + wanted)}, and --store.max-gb allows {size_text(most)}")
     if wanted > free + held:
         raise NotStoredError(
-            f"they would take {_gb(wanted)}, and the disk of {folder} has {_gb(max(free, 0))} to spare"
+            f"they would take {size_text(wanted)}, and the disk of {folder} has {size_text(max(free, 0))} to spare"
         )
     removed: list[Found] = []
     while old and (kept + held + wanted > most or wanted > free):
@@ -286,7 +288,3 @@ def _free(folder: Path) -> int:
     """Bytes that may still be written on the disk of the folder."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(there).free - SPARE
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.2f} GB"

@@ -29,13 +29,13 @@ PUBLIC = "__init__"
 MODALITY_WORDS = {"image", "images", "text", "texts", "audio", "pixel", "pixels", "token", "tokens", "tokenizer"}
 WITHOUT_MODALITY = (
     "checkpoint",
-    *(f"features.{name}" for name in ("examples", "plan", "replay", "source", "store")),
+    *(f"features.{name}" for name in ("exact", "examples", "plan", "replay", "source", "store")),
     "predictor",
     "prepare",
     "trainer",
 )
-NOT_A_MODALITY = {"write_text", "read_text"}
-"""Of ``pathlib``, and this package's like of it."""
+NOT_A_MODALITY = {"write_text", "read_text", "size_text"}
+"""Of ``pathlib``, this package's like of it, and a number of bytes in words."""
 
 
 @dataclass(frozen=True)

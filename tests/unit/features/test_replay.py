@@ -61,9 +61,9 @@ class Opened:
         """Recorded from batches of two and three rows."""
         batches = [self.batch(2, 2), self.batch(2, 0, 1)]
         try:
-            return find_cut(self.model, batches, sighted=False)
+            return find_cut(self.model, batches, needs_inputs=False)
         except NotStoredError:
-            return find_cut(self.model, batches, sighted=True)
+            return find_cut(self.model, batches, needs_inputs=True)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_replayed_is_computed(family: str, depth: str, opened: Callable[[str, st
             kept = arrays_of(cut, capture(model, cut, inputs), Batch(inputs, None, torch.arange(6)))
             assert_small(kept, cut, phase)
             set_modes(model, phase.groups, depth)
-            features, given = restored(cut, kept[FEATURES], inputs.get(MASK)), inputs if cut.sighted else {}
+            features, given = restored(cut, kept[FEATURES], inputs.get(MASK)), inputs if cut.needs_inputs else {}
             replay, found = Replay(model, cut), []
             for function, arguments in ((model, inputs), (replay, {FEATURES: features.clone(), **given})):
                 torch.manual_seed(7)
@@ -130,7 +130,7 @@ def test_replayed_is_computed(family: str, depth: str, opened: Callable[[str, st
 
 def assert_small(kept: Mapping[str, torch.Tensor], cut: Cut, phase: Opened) -> None:
     """One vector a text; where it has one a token, none for padding."""
-    assert (cut.ragged, cut.sighted) == ((phase.family, phase.depth) in RAGGED,) * 2
+    assert (cut.ragged, cut.needs_inputs) == ((phase.family, phase.depth) in RAGGED,) * 2
     if cut.ragged:
         assert kept[POSITIONS].tolist() == phase.examples.lengths.tolist()
     assert kept[FEATURES].shape == (sum(phase.examples.lengths) if cut.ragged else 6, *cut.shape)
@@ -152,7 +152,7 @@ def test_after_an_exception_every_module_computes_as_before(opened: Callable[[st
         Replay(phase.model, cut)(features=wrong)
     assert_untouched(before, phase.model)
     with pytest.raises(ValueError, match="exactly one of"):
-        find_cut(phase.model, [{**inputs, "inputs_embeds": inputs["input_ids"]}] * 2, sighted=False)
+        find_cut(phase.model, [{**inputs, "inputs_embeds": inputs["input_ids"]}] * 2, needs_inputs=False)
     assert_untouched(before, phase.model)
 
 
@@ -174,7 +174,7 @@ def test_what_is_captured_is_what_went_in_also_where_the_module_works_in_place()
     model = nn.Sequential(nn.Linear(3, 3), nn.SiLU(inplace=True), nn.Linear(3, 2)).eval()
     model[0].requires_grad_(False)
     model[1].train()
-    cut = find_cut(_Named(model), [{"x": torch.randn(2, 3)}, {"x": torch.randn(3, 3)}], sighted=False)
+    cut = find_cut(_Named(model), [{"x": torch.randn(2, 3)}, {"x": torch.randn(3, 3)}], needs_inputs=False)
     inputs = torch.randn(4, 3)
     assert cut.module == "inner.1"
     assert torch.equal(capture(_Named(model), cut, {"x": inputs}), model[0](inputs))

@@ -392,7 +392,7 @@ def test_a_file_in_place_of_the_folder(tiny_model: TinyModel, reviews: Path, tmp
 def test_what_is_larger_than_allowed(tiny_model: TinyModel, reviews: Path, tmp_path: Path, plainly: Ran) -> None:
     recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", phases=HEAD)
     stored = run(recipe, tmp_path / "stores", max_gb=1e-6)
-    assert_fell_back(stored, plainly, tmp_path / "stores", "GB", "--store.max-gb")
+    assert_fell_back(stored, plainly, tmp_path / "stores", "kB", "--store.max-gb")
 
 
 def test_what_was_not_used_for_longest_goes_and_the_record_says_so(
