@@ -36,7 +36,7 @@ def outputs_of(
     shares = [batches[rank :: runtime.world_size] for rank in range(runtime.world_size)]
     kept: dict[str, list[npt.NDArray[Any]]] = {}
     done = 0
-    for batch in load(examples, shares[runtime.rank], recipe.workers):
+    for batch in load(examples, shares[runtime.rank], runtime.workers(recipe.workers)):
         # Not inference_mode: BEiT keeps tensors from one forward pass to the next. Not around the yield: who reads the
         # records is none of its business.
         with torch.no_grad():

@@ -91,8 +91,9 @@ class Recipe(Strict, Generic[T]):
     layer_groups: dict[str, str] = field(default_factory=dict)
     r"""Regular expression on parameter names -> layer group ("stem", "block 3", "neck", "head"), where the partition
     found by itself is not the one wanted. A group may use what was matched: "conv(\d)" -> "block \1"."""
-    workers: int = 0
-    """Processes that read and transform ahead of the training; 0 reads in between."""
+    workers: int | None = None
+    """Processes that read and transform ahead of the training; 0 reads in between. Unset: 0 on a CPU, where they would
+    take the cores from the model; with a GPU one for each core but one, at most 8."""
     log_every: int = 10
     """Steps between two recorded losses."""
     trust_remote_code: bool = False
@@ -107,8 +108,8 @@ class Recipe(Strict, Generic[T]):
             ("workers", 0),
             ("log_every", 1),
         ):
-            if getattr(self, name) < low:
-                raise HftlError(f"{name}: {getattr(self, name)} is out of range; it must be at least {low}")
+            if (value := getattr(self, name)) is not None and value < low:
+                raise HftlError(f"{name}: {value} is out of range; it must be at least {low}")
         if not 0 <= self.head_dropout < 1:
             raise HftlError(f"head_dropout: {self.head_dropout} is out of range; it must be at least 0 and below 1")
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others: one may decode a million images to check them while the rest wait."""
+MOST_WORKERS = 8
+"""Processes that read ahead of one GPU, where the recipe leaves it open and there are cores for more."""
 GOODBYE = 0.2
 """Seconds that a process stays after its last collective, see ``_leave``."""
 
@@ -85,6 +87,13 @@ class Runtime:
                 "(unless OMP_NUM_THREADS is set)"
             )
         return found
+
+    def workers(self, asked: int | None) -> int:
+        """Processes that read ahead: as many as asked for; left open, none where the CPU's cores compute the model."""
+        if asked is not None or self.device.type == "cpu":
+            return asked or 0
+        share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(0, min(MOST_WORKERS, share - 1))
 
     def prepare(self, model: Any, optimizer: torch.optim.Optimizer) -> Any:
         """Model and optimizer on the device, in the precision and over the processes of this run.

@@ -147,14 +147,9 @@ class Trainer(Generic[T]):
             seed = (recipe.seed, number, epoch)
             seed_everything((*seed, runtime.rank))
             self._set_modes(phase)
+            train, workers = self.source.train(epoch), runtime.workers(recipe.workers)
             steps = epoch_steps(
-                self.source.train(epoch),
-                recipe.batch_size,
-                seed,
-                recipe.accumulation,
-                recipe.workers,
-                runtime.rank,
-                runtime.world_size,
+                train, recipe.batch_size, seed, recipe.accumulation, workers, runtime.rank, runtime.world_size
             )
             meter = Meter(recipe.log_every, started.steps_per_epoch, runtime.total)
             for step, (rows, batches) in enumerate(steps, start=epoch * started.steps_per_epoch):

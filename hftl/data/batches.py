@@ -66,6 +66,10 @@ class Examples(Protocol):
         """Whether ``at`` makes a difference."""
 
     @property
+    def read_ahead(self) -> bool:
+        """Whether processes that read ahead can be worth it."""
+
+    @property
     def digest(self) -> str:
         """Stands for all that is in the batches, content and transform: equal digests mean equal batches."""
 
@@ -142,9 +146,9 @@ def epoch_steps(
 
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
-    """The batches in the order given, read ahead by ``workers`` processes."""
+    """The batches in the order given, read ahead by ``workers`` processes where that can be worth it."""
     pinned = torch.cuda.is_available()
-    if not workers:  # a loader in between would cost more than a batch of stored features
+    if not (workers and examples.read_ahead):  # a loader in between would cost more than a batch of stored features
         read = (examples.__getitems__(batch.tolist()) for batch in batches)
         return (batch.pin_memory() for batch in read) if pinned else read
     loader: DataLoader[Any] = DataLoader(

@@ -63,6 +63,7 @@ class StoredExamples:
         """Those of the rows themselves: an epoch has the same batches as without a store."""
         self.frequencies: Frequencies | None = examples.frequencies
         self.random = False
+        self.read_ahead = cut.needs_inputs
         self.digest = found.path.name
         shards = filling_order(examples, rows, len(found.declaration.shards))
         written = np.concatenate([batch for batches in shards for batch in batches])

@@ -127,7 +127,7 @@ def _fill(
     try:
         with shard:
             done = 0
-            for batch in load(wanted.examples, batches, recipe.workers):
+            for batch in load(wanted.examples, batches, runtime.workers(recipe.workers)):
                 on_device = batch.to(runtime.device)
                 features = capture(model, plan.cut, on_device.inputs)
                 try:

@@ -168,6 +168,7 @@ class ImageExamples:
     lengths: None = None
     frequencies: Frequencies | None = None
     notes: tuple[str, ...] = ()
+    read_ahead: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -203,6 +203,7 @@ class TextExamples:
     frequencies: Frequencies | None = None
 
     random: ClassVar[bool] = False
+    read_ahead: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.dataset)

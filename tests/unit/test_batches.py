@@ -20,6 +20,7 @@ class Rows:
 
     lengths = None
     frequencies = None
+    read_ahead = True
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

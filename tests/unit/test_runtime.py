@@ -252,3 +252,14 @@ def test_convolutions_have_their_channels_last_and_the_same_values():
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_workers_are_those_asked_for_or_what_suits_the_device(monkeypatch):
+    monkeypatch.setattr("hftl.runtime.usable_cores", lambda: 12)
+    runtime = Runtime("fp32")
+    for device, processes, workers in (("cpu", "1", 0), ("cuda", "1", 8), ("cuda", "2", 5), ("cuda", "16", 0)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        runtime.device = torch.device(device)
+        assert runtime.workers(None) == workers
+        assert runtime.workers(0) == 0
+        assert runtime.workers(3) == 3
