@@ -1,9 +1,10 @@
 # make demo: set up, make the samples, fine-tune two real models. make test: set up, run the tests.
+# make bench: hftl against transformers.Trainer, about an hour on an otherwise idle machine; called again it goes on.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python recipes/demo.py
@@ -15,6 +16,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed samples/SOURCES.md
+	PYTHONPATH=.:tests $(BIN)/python -m benchmarks.bench
 
 # Only these three use the network.
 $(VENV)/installed: pyproject.toml constraints.txt

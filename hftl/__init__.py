@@ -14,12 +14,19 @@ if TYPE_CHECKING:
     from hftl.errors import HftlError
     from hftl.phase import Phase
     from hftl.predictor import Predictor
-    from hftl.recipe import Recipe
+    from hftl.recipe import Recipe, Store
     from hftl.trainer import Trainer
 
-__all__ = ["HftlError", "Phase", "Predictor", "Recipe", "Trainer", "strategies"]
+__all__ = ["HftlError", "Phase", "Predictor", "Recipe", "Store", "Trainer", "strategies"]
 
-_HOMES = {"HftlError": "errors", "Phase": "phase", "Predictor": "predictor", "Recipe": "recipe", "Trainer": "trainer"}
+_HOMES = {
+    "HftlError": "errors",
+    "Phase": "phase",
+    "Predictor": "predictor",
+    "Recipe": "recipe",
+    "Store": "recipe",
+    "Trainer": "trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

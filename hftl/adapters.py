@@ -71,6 +71,8 @@ def regroup(model: nn.Module, groups: LayerGroups) -> LayerGroups:
 
 def merge(model: nn.Module) -> None:
     """Add the adapters' updates to the weights beside them and take the adapters out; nothing where there are none."""
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return  # to import peft takes longer than to look
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in [*model.named_modules()]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from torch import nn
 from hftl.quiet import quiet_transformers
 from hftl.runtime import random_states
 
+START = "start.safetensors"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -27,16 +29,16 @@ class Progress:
     step: int
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """All parameters and buffers of the model, atomically."""
+def save_weights(path: Path, model: nn.Module, frozen: Collection[str] = ()) -> None:
+    """The parameters and buffers of the model, less those that are ``frozen``, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
-    save_file(_untied(model.state_dict()), draft)
+    save_file(_moving(model, frozen), draft)
     draft.replace(path)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Put saved weights into the model, bit for bit; tied tensors follow the one that was saved."""
+    """Put saved weights into the model, bit for bit; tied tensors follow the one that was saved, others stay."""
     model.load_state_dict(load_file(path), strict=False)
 
 
@@ -61,17 +63,28 @@ def let_others_read(folder: Path) -> None:
 
 
 def save(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    frozen: Collection[str],
 ) -> None:
     """Replace the checkpoint in ``folder`` by where the run stands now.
 
-    It holds ``model.safetensors``; ``optimizer.safetensors`` (``<parameter>/<exp_avg …>``); ``random.safetensors`` and
-    ``state.json`` (progress, states of the random generators, and ``state``: the trainer's own plain data).
+    It holds ``start.safetensors``, all weights as the phase began with them (written then, and linked to afterwards);
+    ``model.safetensors``, those that are not ``frozen`` as they are now; ``optimizer.safetensors`` (``<parameter>/
+    <exp_avg …>``); ``random.safetensors`` and ``state.json`` (progress, states of the random generators, and ``state``:
+    the trainer's own plain data).
     """
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(_untied(model.state_dict()), draft / "model.safetensors")
+    if (progress.epoch, progress.step) == (0, 0):
+        save_file(_moving(model, ()), draft / START)
+    else:
+        _link(folder / START, draft / START)
+    save_file(_moving(model, frozen), draft / "model.safetensors")
     save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
     randoms = random_states()
     generators = {"torch": randoms.pop("torch")}
@@ -85,6 +98,17 @@ def save(
         folder.rename(old)
     draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # not every file system can
+        shutil.copyfile(old, new)
+
+
+def _moving(model: nn.Module, frozen: Collection[str]) -> dict[str, torch.Tensor]:
+    return _untied({name: tensor for name, tensor in model.state_dict().items() if name not in frozen})
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

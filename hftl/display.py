@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 from hftl.records import (
     Evaluated,
     EvaluationProgress,
+    FeaturesPlanned,
+    FeaturesProgress,
+    FeaturesReady,
     GroupRow,
+    Noted,
     PhaseEnded,
     PhaseStarted,
     Record,
@@ -59,6 +63,17 @@ def count_text(count: int) -> str:
     if count < 1_000_000:
         return f"{count:,}"
     return f"{count / 1e6:,.1f}M" if count < 999_950_000 else f"{count / 1e9:,.1f}B"
+
+
+def rows_text(rows: Mapping[str, int]) -> str:
+    """Rows by split: ``1,024 train + 256 validation``."""
+    return " + ".join(f"{count:,} {one_line(split)}" for split, count in rows.items())
+
+
+def size_text(size: float) -> str:
+    """Bytes: ``2.6 kB``, ``12.8 MB``, ``3.4 GB``."""
+    unit = next((unit for unit in (1e3, 1e6) if size < 1000 * unit), 1e9)
+    return f"{size / unit:,.1f} { {1e3: 'kB', 1e6: 'MB', 1e9: 'GB'}[unit] }"
 
 
 def rate_text(lr: float) -> str:
@@ -185,6 +200,15 @@ class Display:
             case EvaluationProgress():
                 rate = _per_second(record.done, now - self._since)
                 self._show_progress(one_line(record.split), record.done, record.rows, rate, "rows", now)
+            case FeaturesProgress():
+                rate, name = _per_second(record.done, now - self._since), f"frozen layers · {one_line(record.split)}"
+                self._show_progress(name, record.done, record.rows, rate, "rows", now)
+            case FeaturesPlanned():
+                self._say(features_planned(record), now)
+            case FeaturesReady():
+                self._say(features_ready(record), now)
+            case Noted():
+                self._say(_text(f"  {one_line(record.note)}"), now)
             case RunStarted():
                 self._majority, self._processes = record.majority, record.processes
                 self._say(run_started(record), now)
@@ -302,6 +326,28 @@ def collapse(groups: Iterable[GroupRow]) -> list[tuple[str, int, int, tuple[floa
         rates = tuple(dict.fromkeys(lr for lr in (first.lr, last.lr) if lr is not None))
         rows.append((name, sum(g.parameters for g in same), sum(g.trainable for g in same), rates))
     return rows
+
+
+def features_planned(record: FeaturesPlanned) -> Text:
+    """One line: how large the features of which rows are, and which of them are there."""
+    there = f", there already: {', '.join(record.there)}" if record.there else ""
+    size = f"{size_text(record.bytes)} in {one_line(record.folder)}"
+    return _text(
+        f"  stores features of {rows_text(record.rows)} rows: {size}{there}",
+        (f" · {len(record.removed)} older stores would go for room" if record.removed else "", DIM),
+    )
+
+
+def features_ready(record: FeaturesReady) -> Text:
+    """One line: how many rows' features there are, how large, whether they had to be computed, and of what views."""
+    views = {0: "", 1: " · one plain view a row (--store.views 4: four random ones)"}
+    made = f"computed in {seconds_text(record.seconds)}" if record.computed else "found"
+    return _text(
+        f"  features of {rows_text(record.rows)} rows {made}",
+        (f" · {size_text(record.bytes)}", DIM),
+        (views.get(record.views, f" · {record.views} random views a row"), DIM),
+        (f" · {len(record.removed)} older stores removed for room" if record.removed else "", DIM),
+    )
 
 
 def evaluated(record: Evaluated) -> Text:

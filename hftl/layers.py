@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -233,20 +234,26 @@ def set_modes(
     """
     unfrozen, group_of = groups.unfrozen(unfreeze), groups.group_of_parameter()
     trains = {id(parameter): group_of[name] in unfrozen for name, parameter in model.named_parameters()}
+    holders, frozen = set[str](), set[str]()
+    """Names of the modules that have parameters, and of those that have frozen ones, themselves or in others."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        around = ["", *accumulate(name.split(".")[:-1], "{}.{}".format)]
+        holders.update(around)
+        frozen.update(() if trains[id(parameter)] else around)
 
-    def visit(module: nn.Module, inherited: bool) -> None:
-        own = [trains[id(parameter)] for parameter in module.parameters()]
-        module.training = all(own) if own else inherited
+    def visit(path: str, module: nn.Module, inherited: bool) -> None:
+        module.training = path not in frozen if path in holders else inherited
         if isinstance(module, _BatchNorm) and not update_batch_norm:
             module.training = False
-        for child in module.children():
-            visit(child, module.training)
+        for name, child in module.named_children():
+            visit(f"{path}.{name}".lstrip("."), child, module.training)
 
     owner, _, own_name = groups.backbone.rpartition(".")
-    visit(model, False)
+    visit("", model, False)
     for name, child in model.get_submodule(owner).named_children():
-        if name != own_name and not list(child.parameters()):
-            visit(child, True)
+        path = f"{owner}.{name}".lstrip(".")
+        if name != own_name and path not in holders:
+            visit(path, child, True)
 
 
 def frozen_digests(model: nn.Module) -> dict[str, bytes]:

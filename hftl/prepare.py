@@ -46,6 +46,20 @@ class Prepared:
             self._examples[split, augment] = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
         return self._examples[split, augment]
 
+    def train_rows(self, number: int, epoch: int) -> Examples:
+        """The training rows as an epoch of phase ``number`` sees them: random views where its phase wants them."""
+        if not self.recipe.phases[number].head_only:
+            return self.examples("train", augment=True).at((self.recipe.seed, number, epoch))
+        views = self.views(number)
+        if views == 1:
+            return self.examples("train")
+        return self.examples("train", augment=True).at((self.recipe.seed, epoch % views))
+
+    def views(self, number: int) -> int:
+        """How many views of each training row a head-only phase goes through; 1 is the plain one."""
+        there = self.recipe.store.views > 1 and self.examples("train", augment=True).random
+        return self.recipe.store.views if there and self.recipe.phases[number].head_only else 1
+
     def majority(self) -> dict[str, float]:
         """Validation scores of the best answer that ignores the input."""
         scores: dict[str, float] = self.recipe.task.majority(self.splits.train, self.splits.validation)
@@ -82,7 +96,10 @@ class Prepared:
         random = set(self.groups.parameters["neck"]) & set(self.loaded.new)
         frozen = [str(number) for number, phase in enumerate(self.recipe.phases) if phase.unfreeze == "head"]
         note = f"phase {', '.join(frozen)}: the neck below the head is random and frozen; 'unfreeze: neck' trains it"
-        return [note] if random and frozen else []
+        notes = [note] if random and frozen else []
+        if self.recipe.store.views > 1 and not self.examples("train", augment=True).random:
+            notes.append(f"--store.views {self.recipe.store.views}: these rows have no random views; one is stored")
+        return notes
 
     def open_phase(self, number: int, model: Any) -> tuple[LayerGroups, PhaseStarted]:
         """Have ``model`` train what phase ``number`` declares and nothing else; its groups then, and what that is.

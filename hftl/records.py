@@ -1,8 +1,8 @@
 """What a run tells: one dataclass for each thing that can happen, as plain data.
 
 ``Trainer.run()`` yields these in order; the progress display, the history file and whatever a user adds are readers
-of that stream. Field names are those of ``history.jsonl``. ``seconds`` fields differ between two runs of one recipe;
-everything else is the same.
+of that stream. Field names are those of ``history.jsonl``. ``seconds`` fields differ between two runs of one recipe,
+and which features had to be computed; everything else is the same.
 """
 
 from __future__ import annotations
@@ -60,6 +60,58 @@ class PhaseStarted:
     """What trains of the unfrozen blocks: weights, lora, bias, norm."""
     idle: list[str] = dataclasses.field(default_factory=list)
     """Parameters of unfrozen groups that no gradient reaches; they stay frozen."""
+
+
+@dataclass(frozen=True)
+class FeaturesPlanned:
+    """What a phase would store, as ``hftl plan`` tells."""
+
+    phase: int
+    rows: dict[str, int]
+    """By split; each view of a row counts."""
+    there: list[str]
+    """The splits that are in the store already."""
+    bytes: int
+    folder: str
+    removed: list[str]
+    """Names of stores that would have to make room."""
+
+
+@dataclass(frozen=True)
+class FeaturesProgress:
+    """So many rows of a split have gone through the frozen layers."""
+
+    split: str
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class FeaturesReady:
+    """The phase trains and is evaluated on stored features: its frozen layers cost nothing from now on."""
+
+    phase: int
+    cut: str
+    """The module that the stored features go into."""
+    rows: dict[str, int]
+    """By split; each view of a row counts."""
+    computed: list[str]
+    """The splits that had to be computed now; the others were there."""
+    bytes: int
+    views: int
+    """Random views of each training row; 1: the plain one; 0: there are no others."""
+    folder: str
+    removed: list[str]
+    """Names of stores that had to make room."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What a person should know of how a phase runs."""
+
+    phase: int
+    note: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +182,19 @@ class RunEnded:
     """Where in the folder the result is: model, a whole model, or adapter, a peft folder over the checkpoint."""
 
 
-Record = RunStarted | PhaseStarted | StepTaken | EvaluationProgress | Evaluated | PhaseEnded | RunEnded
+Record = (
+    RunStarted
+    | PhaseStarted
+    | FeaturesPlanned
+    | FeaturesProgress
+    | FeaturesReady
+    | Noted
+    | StepTaken
+    | EvaluationProgress
+    | Evaluated
+    | PhaseEnded
+    | RunEnded
+)
 
 
 def as_plain(record: Record) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from hftl.data.files import TABLE_EXTENSIONS
 from hftl.errors import HftlError
 from hftl.recipe import Recipe
-from hftl.records import EvaluationProgress, Record, StepTaken, as_plain
+from hftl.records import EvaluationProgress, FeaturesProgress, Record, StepTaken, as_plain
 
 PACKAGES = ("hftl", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "numpy", "pillow")
 
@@ -77,7 +77,9 @@ class RunFolder:
 
     def log(self, record: Record) -> None:
         """Append the record to the history; progress that repeats many times a second is left out."""
-        if isinstance(record, EvaluationProgress) or (isinstance(record, StepTaken) and record.loss is None):
+        if isinstance(record, EvaluationProgress | FeaturesProgress) or (
+            isinstance(record, StepTaken) and record.loss is None
+        ):
             return
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(as_plain(record), ensure_ascii=False) + "\n")

@@ -43,7 +43,7 @@ class Runtime:
     """
 
     def __init__(self, precision: str = "auto", compiled: bool = False) -> None:
-        self._compiled = compiled
+        self._compiled, self._prepared = compiled, False
         self.precision = precision if precision != "auto" else best_precision()
         if self.precision == "fp16" and not torch.cuda.is_available():
             raise HftlError("precision: fp16 needs a GPU; use bf16 or fp32")
@@ -101,6 +101,9 @@ class Runtime:
         What an earlier phase prepared is released: a phase is a fresh start.
         """
         self._fresh(model)
+        if self._prepared:  # it collects garbage, for half a second
+            self._accelerator.free_memory()
+        self._prepared = True
         if self.device.type == "cpu" and not self._compiled:
             dropout.put_in(model)
         if self._compiled:
@@ -120,7 +123,6 @@ class Runtime:
         if self.device.type in ("cpu", "cuda"):
             channels_last(model)
         self._accelerator.state._mixed_precision = self._mixed  # a Runtime made since may have another
-        self._accelerator.free_memory()
 
     def unwrap(self, model: Any) -> Any:
         """The plain model again, without the wrapped ``forward`` of mixed precision."""

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from hftl.checkpoint import Progress, let_others_read, load_weights, save, save_
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
+from hftl.features.source import Source, open_source
 from hftl.layers import digest, frozen_digests, running_statistics, set_modes
 from hftl.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.phase import Phase
@@ -39,7 +40,8 @@ from hftl.runtime import Runtime, compiler_failed, seed_everything
 from hftl.schedule import factor
 
 PHASE_BEST, BEST, ADAPTER = "phase-best.safetensors", "best.safetensors", "adapter"
-"""In ``checkpoints/``: the weights of the best epoch of the phase, and of the run; its adapters where it has any."""
+"""In ``checkpoints/``: what the best epoch of the phase has made of what moves; all weights of the best epoch of the
+run; its adapters where it has any."""
 
 T = TypeVar("T")
 Reader = Callable[[Record], None]
@@ -134,18 +136,25 @@ class Trainer(Generic[T]):
     def _phase(self, number: int, phase: Phase) -> Iterator[Record]:
         """One phase: a fresh start, its epochs, its best epoch restored."""
         begun, recipe, runtime = time.monotonic(), self.recipe, self.runtime
-        train = self.ready.examples("train", augment=not phase.head_only)
-        started, model, optimizer, frozen = self._fresh_start(number, phase)
-        best: Evaluated | None = None
+        started, frozen = self._fresh_start(number, phase)
         yield started
+        self.source = yield from open_source(self.ready, number, self.model, frozen, runtime)
+        model, optimizer = runtime.prepare(self.source.model, build_optimizer(self.model, self.groups, phase))
+        best: Evaluated | None = None
+        self._checkpoint(Progress(number, 0, 0), optimizer, None, frozen)
 
         for epoch in range(phase.epochs):
             seed = (recipe.seed, number, epoch)
             seed_everything((*seed, runtime.rank))
             self._set_modes(phase)
-            workers = runtime.workers(recipe.workers)
             steps = epoch_steps(
-                train, recipe.batch_size, seed, recipe.accumulation, workers, runtime.rank, runtime.world_size
+                self.source.train(epoch),
+                recipe.batch_size,
+                seed,
+                recipe.accumulation,
+                runtime.workers(recipe.workers),
+                runtime.rank,
+                runtime.world_size,
             )
             meter = Meter(recipe.log_every, started.steps_per_epoch, runtime.total)
             for step, (rows, batches) in enumerate(steps, start=epoch * started.steps_per_epoch):
@@ -168,29 +177,24 @@ class Trainer(Generic[T]):
                 evaluated = yield from self._validate(number, epoch, best)
                 if evaluated.best:
                     best, since_best = evaluated, 0
-                    self._keep(PHASE_BEST)
+                    self._keep(PHASE_BEST, frozen)
                 else:
                     since_best += 1
             yield evaluated
-            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best)
+            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best, frozen)
             if since_best == phase.patience:
                 break
 
         yield self._phase_ended(phase, frozen, best, epoch + 1 < phase.epochs, time.monotonic() - begun)
-        self._checkpoint(Progress(number + 1, 0, 0), optimizer, None)
 
     # -- what the loop is made of --------------------------------------------------------------------------------
 
-    def _fresh_start(
-        self, number: int, phase: Phase
-    ) -> tuple[PhaseStarted, Any, torch.optim.Optimizer, dict[str, bytes]]:
-        """Unwrap, set what is trainable, new optimizer, prepare again; and what is frozen, by digest."""
+    def _fresh_start(self, number: int, phase: Phase) -> tuple[PhaseStarted, dict[str, bytes]]:
+        """Unwrap, set what is trainable; and what is frozen, by digest. A new optimizer and to prepare are next."""
         self.model = self.runtime.unwrap(self.model)
         self.groups, started = self.ready.open_phase(number, self.model)
         self._set_modes(phase)
-        frozen = frozen_digests(self.model)
-        model, optimizer = self.runtime.prepare(self.model, build_optimizer(self.model, self.groups, phase))
-        return started, model, optimizer, frozen
+        return started, frozen_digests(self.model)
 
     def _set_modes(self, phase: Phase) -> None:
         set_modes(self.model, self.groups, phase.unfreeze, update_batch_norm=phase.batch_norm == "update")
@@ -208,8 +212,8 @@ class Trainer(Generic[T]):
         self, split: str, settings: dict[str, Any] | None = None
     ) -> Generator[EvaluationProgress, None, tuple[dict[str, float], dict[str, Any]]]:
         """Scores of a split, with the task's settings: those given, or tuned on this split itself."""
-        examples, rows, recipe = self.ready.examples(split), self.ready.splits.of(split), self.recipe
-        outputs = yield from outputs_of(self.model, examples, recipe, self.runtime, split)
+        rows, recipe = self.ready.splits.of(split), self.recipe
+        outputs = yield from outputs_of(self.source.model, self.source.examples(split), recipe, self.runtime, split)
         settings = recipe.task.tune(outputs, rows) if settings is None else settings
         return recipe.task.score(outputs, rows, settings), settings
 
@@ -221,16 +225,22 @@ class Trainer(Generic[T]):
         worth = -scores[chosen] if chosen == "loss" else scores[chosen]
         return -math.inf if math.isnan(worth) else worth  # else nothing that follows would be better
 
-    def _keep(self, name: str) -> None:
+    def _keep(self, name: str, frozen: Collection[str] = ()) -> None:
         if self.runtime.first:
-            save_weights(self.folder.checkpoints / name, self.model)
+            save_weights(self.folder.checkpoints / name, self.model, frozen)
 
     def _restore(self, name: str) -> None:
         if self.runtime.first:
             load_weights(self.folder.checkpoints / name, self.model)
         self.runtime.equalise(self.model)
 
-    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, phase_best: Evaluated | None) -> None:
+    def _checkpoint(
+        self,
+        progress: Progress,
+        optimizer: torch.optim.Optimizer,
+        phase_best: Evaluated | None,
+        frozen: Collection[str],
+    ) -> None:
         if not self.runtime.first:
             return
         state = {
@@ -238,7 +248,7 @@ class Trainer(Generic[T]):
             "phase_best": phase_best and asdict(phase_best),
             "phases": self.ended,
         }
-        save(self.folder.checkpoints / "last", progress, self.model, optimizer, state)
+        save(self.folder.checkpoints / "last", progress, self.model, optimizer, state, frozen)
 
     def _phase_ended(
         self, phase: Phase, frozen: dict[str, bytes], best: Evaluated | None, stopped_early: bool, seconds: float
@@ -278,15 +288,22 @@ class Trainer(Generic[T]):
             adapters.save(kept, self.model, self.groups, phase.lora, self.recipe.model)
 
     def _score_pretrained(self) -> Iterator[Record]:
-        self.model = self.runtime.prepare_evaluation(self.model)
+        self._compute_plainly()
         self.best = yield from self._validate(None, None, None)
         yield self.best
+
+    def _compute_plainly(self) -> None:
+        """Evaluate the model itself from now on."""
+        self.model = self.runtime.prepare_evaluation(self.runtime.unwrap(self.model))
+        self.source = Source(self.model, self.ready.examples, lambda _: self.ready.examples("train"))
 
     def _finish(self, begun: float) -> Iterator[Record]:
         """Restore the best of the run, score it on the test split, write what lasts."""
         assert self.best is not None
         if self.best.phase is not None:
             self._restore(BEST)
+        if self.best.phase != len(self.recipe.phases) - 1:  # stored features are those of the last phase
+            self._compute_plainly()
         scores = {"validation": self.best.scores}
         if "test" in self.ready.splits.named():
             started = time.monotonic()
@@ -294,7 +311,7 @@ class Trainer(Generic[T]):
             yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
         self.model = self.runtime.unwrap(self.model)
         saved = self.runtime.once(lambda: self._write_result(scores))
-        self.model = self.runtime.prepare_evaluation(self.model)  # whoever evaluates it now gets the scores of the run
+        self._compute_plainly()  # whoever evaluates it now gets the scores of the run
         seconds = time.monotonic() - begun
         yield RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), seconds, saved)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from PIL import Image
 from zoo import IMAGE, WORDS, auto_class, write_model
 
+# Caches and feature stores of the tests are their own, and go when they end.
+_home = tempfile.TemporaryDirectory(prefix="hftl-tests-", ignore_cleanup_errors=True)
+os.environ["HF_HOME"] = _home.name
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores

@@ -61,6 +61,14 @@ class Examples(Protocol):
     def frequencies(self) -> Frequencies | None:
         """How often each example should be drawn, relative to the others; None: each once an epoch."""
 
+    @property
+    def random(self) -> bool:
+        """Whether ``at`` makes a difference."""
+
+    @property
+    def digest(self) -> str:
+        """Stands for all that is in the batches, content and transform: equal digests mean equal batches."""
+
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -128,22 +136,23 @@ def epoch_steps(
     order = epoch_order(len(examples), examples.lengths, batch_size, seed, examples.frequencies)
     own = [micro_batches(step, accumulation, rank, world_size) for step in order]
     wanted = [piece for step, pieces in zip(order, own, strict=True) for piece in pieces or [step[:1]]]
-    batches = load(examples.at(seed), wanted, workers)
+    batches = load(examples, wanted, workers)
     for step, pieces in zip(order, own, strict=True):
         yield len(step), [next(batches) for _ in pieces] or [replace(next(batches), weight=0.0)]
 
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
     """The batches in the order given, read ahead by ``workers`` processes."""
-    if not workers:
+    pinned = torch.cuda.is_available()
+    if not workers:  # a loader in between would cost more than a batch of stored features
         read = (examples.__getitems__(batch.tolist()) for batch in batches)
-        return (batch.pin_memory() for batch in read) if torch.cuda.is_available() else read
+        return (batch.pin_memory() for batch in read) if pinned else read
     loader: DataLoader[Any] = DataLoader(
         examples,  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
         batch_sampler=[batch.tolist() for batch in batches],
         collate_fn=_unchanged,  # type: ignore[arg-type]  # a batch is collated already
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         generator=torch.Generator(),  # else the loader draws a base seed from the global one, moving every dropout
     )
     return iter(loader)

@@ -446,7 +446,7 @@ def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, note
 
 
 def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
-    """The kept rows with their columns: the input (of texts, the second as well), label, row."""
+    """The kept rows with their columns: the input (of texts, the second as well), label, row; of images a digest."""
     data = part.data.select_columns(part.columns)
     names = {column: name for column, name in zip(part.columns, (kind, "pair"), strict=False) if column != name}
     if names:
@@ -459,4 +459,7 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     else:
         classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
         data = data.add_column("label", encoded, feature=classes)
-    return data.add_column("row", np.arange(len(data))).select(part.keep)
+    data = data.add_column("row", np.arange(len(data)))
+    if part.digests is not None and kind == "image":
+        data = data.add_column("digest", part.digests)
+    return data.select(part.keep)

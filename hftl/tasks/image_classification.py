@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from hftl.data.batches import Batch, Frequencies
     from hftl.data.splits import BadRow
     from hftl.heads import Loaded
+
+
+IMAGE_VERSION = 1
+"""To be raised whenever ``ImageExamples`` makes something else of the same images: features made before are not taken
+then."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,40 @@ class ImageExamples:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def random(self) -> bool:
+        """See ``Examples``."""
+        task = self.task
+        varied = task.augment != "none" or task.rand_augment or task.erasing or task.mixup or task.cutmix
+        return self.augment and bool(varied)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """See ``Examples``. That of an image is of what it shows, so a file may move, and may not change."""
+        from importlib.metadata import version
+
+        from hftl.data.digests import table_digest
+
+        task = self.task
+        options = (
+            task.augment,
+            task.crop_area,
+            task.rand_augment,
+            task.magnitude,
+            task.erasing,
+            task.mixup,
+            task.cutmix,
+        )
+        return table_digest(
+            self.dataset,
+            ["digest", "label"],
+            IMAGE_VERSION,
+            {name: version(name) for name in ("pillow", "transformers")},
+            type(self.processor).__name__,
+            self.processor.to_json_string(),
+            (options, self.seed) if self.augment else None,
+        )
 
     def at(self, seed: Sequence[int]) -> ImageExamples:
         """See ``Examples``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -201,8 +202,20 @@ class TextExamples:
     notes: tuple[str, ...]
     frequencies: Frequencies | None = None
 
+    random: ClassVar[bool] = False
+
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """See ``Examples``."""
+        from hftl.data.digests import table_digest
+
+        columns = [name for name in ("input_ids", "token_type_ids", "label") if name in self.dataset.column_names]
+        tokenizer = self.tokenizer
+        padding = (tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side)
+        return table_digest(self.dataset, columns, tokenizer.model_input_names, padding)
 
     def at(self, seed: Sequence[int]) -> TextExamples:  # noqa: ARG002 (texts have no random views)
         """See ``Examples``."""

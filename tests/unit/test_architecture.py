@@ -17,7 +17,7 @@ FLOORS = {
     0: ("errors", "hub", "metrics", "phase", "quiet", "recipe", "records", "schedule", "strategies"),
     1: ("adapters", "data", "display", "dropout", "heads", "layers", "optim", "runtime", "samples"),
     2: ("tasks",),
-    3: ("checkpoint", "predictor", "prepare", "report", "run_folder"),
+    3: ("checkpoint", "features", "predictor", "prepare", "report", "run_folder"),
     4: ("trainer",),
     5: ("__main__", "cli"),
 }
@@ -27,9 +27,15 @@ PUBLIC = "__init__"
 """``hftl/__init__.py`` imports from all floors, lazily, and nothing inside the package imports it."""
 
 MODALITY_WORDS = {"image", "images", "text", "texts", "audio", "pixel", "pixels", "token", "tokens", "tokenizer"}
-WITHOUT_MODALITY = ("checkpoint", "predictor", "prepare", "trainer")
-NOT_A_MODALITY = {"write_text", "read_text"}
-"""Of ``pathlib``, and this package's like of it."""
+WITHOUT_MODALITY = (
+    "checkpoint",
+    *(f"features.{name}" for name in ("exact", "examples", "plan", "replay", "source", "store")),
+    "predictor",
+    "prepare",
+    "trainer",
+)
+NOT_A_MODALITY = {"write_text", "read_text", "size_text"}
+"""Of ``pathlib``, this package's like of it, and a number of bytes in words."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,12 @@ from safetensors.torch import load_file
 from hftl import Phase, Trainer
 from hftl.layers import LayerGroups, freeze
 from hftl.optim import averaged, build_optimizer, set_lr, update_average
+from hftl.recipe import Store
 from hftl.records import Evaluated, PhaseStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
+
+OFF = Store(use=False)
+"""A head on stored features is not compiled."""
 
 # -- what trains of a block ------------------------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ def test_a_compiled_run_ends_where_a_plain_one_does(tiny_model, photos, tmp_path
     def fit(name, on):
         phases = (Phase("head", 1, 1e-2), Phase(1, 1, 1e-3))
         task = ImageClassification(str(photos), augment="none")
-        recipe = quick(task, tiny_model("vit"), tmp_path / name, phases=phases, head_dropout=0.0, compile=on)
+        recipe = quick(task, tiny_model("vit"), tmp_path / name, phases=phases, head_dropout=0.0, compile=on, store=OFF)
         trainer, compiled = Trainer(recipe), set()
         losses = []
         for record in trainer.run():

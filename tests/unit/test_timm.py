@@ -74,8 +74,10 @@ def with_timm(code: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_timm_models_go_the_whole_walk() -> None:
-    walk = str(Path(__file__).with_name("test_walk.py"))
+@pytest.mark.parametrize(
+    ("file", "tests"), [("test_walk.py", "timm"), ("features/test_replay.py", "timm or family_without_a_neck")]
+)
+def test_timm_models_go_where_all_go(file: str, tests: str) -> None:
     passed = with_timm(
         "import pytest, sys\n"
         "class Count:\n"
@@ -83,12 +85,13 @@ def test_timm_models_go_the_whole_walk() -> None:
         "    def pytest_runtest_logreport(self, report):\n"
         "        self.passed += report.when == 'call' and report.passed\n"
         "count = Count()\n"
-        "code = pytest.main([sys.argv[1], '-k', 'timm', '-p', 'no:cacheprovider'], plugins=[count])\n"
+        "code = pytest.main([sys.argv[1], '-k', sys.argv[2], '-p', 'no:cacheprovider'], plugins=[count])\n"
         "print(count.passed)\n"
         "sys.exit(code)",
-        walk,
+        str(Path(__file__).parent / file),
+        tests,
     )
-    assert passed == "4"
+    assert passed == {"test_walk.py": "4", "features/test_replay.py": "8"}[file]
 
 
 def test_a_folder_as_the_hub_has_them(tmp_path: Path, photos: Path) -> None:

@@ -53,7 +53,8 @@ def test_two_runs_are_bit_equal_and_a_second_seed_is_not(tiny_model: TinyModel, 
         recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / name, seed=seed)
         Trainer(recipe).fit(lambda record: None)
         history = [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
-        timeless = [{k: v for k, v in line.items() if k not in ("seconds", "folder")} for line in history]
+        timely = ("seconds", "folder", "computed")
+        timeless = [{k: v for k, v in line.items() if k not in timely} for line in history]
         return load_file(tmp_path / name / "model" / "model.safetensors"), timeless
 
     first, history = fit("a", 0)
@@ -114,7 +115,8 @@ def test_random_views_and_mixed_labels_are_for_phases_that_train_blocks(
     assert np.isfinite(np.array(losses, dtype=float)).all()
     picture, *to_train = [mixed for rows, mixed in read if rows == 24]
     assert picture
-    assert to_train == [False] * 6 + [True] * 9
+    assert to_train[-9:] == [True] * 9
+    assert not any(to_train[:-9])  # features are of plain images
     assert not any(mixed for rows, mixed in read if rows == 9)
 
 
@@ -184,10 +186,13 @@ def test_batch_norm_keeps_its_statistics_unless_told_otherwise(
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
     phases = (Phase("head", 1, 1e-2), Phase("all", 2, 1e-3))
     trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
+    folder = tmp_path / "run" / "checkpoints" / "last"
     for record in trainer.run():
+        if isinstance(record, Evaluated) and record.phase == 0 and record.split == "validation":
+            assert set(load_file(folder / "start.safetensors")) == set(trainer.model.state_dict())
+            assert set(load_file(folder / "model.safetensors")) == {"classifier.weight", "classifier.bias"}
         if isinstance(record, StepTaken) and (record.phase, record.epoch) == (1, 1):
             break
-    folder = tmp_path / "run" / "checkpoints" / "last"
     state = json.loads((folder / "state.json").read_text())
     assert state["progress"] == {"phase": 1, "epoch": 1, "step": 0}
     assert state["best"]["phase"] == 0
@@ -195,6 +200,8 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: P
     assert [phase["phase"] for phase in state["phases"]] == [0]
     assert set(state["random"]) == {"python", "numpy"}
     assert set(load_file(folder / "model.safetensors")) == set(trainer.model.state_dict())
+    begun = load_file(folder / "start.safetensors")
+    assert not torch.equal(begun["classifier.weight"], trainer.model.state_dict()["classifier.weight"])
     moments = load_file(folder / "optimizer.safetensors")
     assert {name.rpartition("/")[0] for name in moments} == {name for name, _ in trainer.model.named_parameters()}
     assert not list((tmp_path / "run").rglob("*.part"))
@@ -366,11 +373,12 @@ def test_records_arrive_in_order(tiny_model: TinyModel, photos: Path, tmp_path: 
     ).run():
         if not kinds or kinds[-1] is not type(record):
             kinds.append(type(record))
-    names = [kind.__name__ for kind in kinds if kind.__name__ != "EvaluationProgress"]
+    names = [kind.__name__ for kind in kinds if not kind.__name__.endswith("Progress")]
     epoch = ["StepTaken", "Evaluated"]
     assert names == [
         "RunStarted",
         "PhaseStarted",
+        "FeaturesReady",
         *epoch,
         *epoch,
         "PhaseEnded",

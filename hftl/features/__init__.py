@@ -1,0 +1,1 @@
+"""Frozen is free: what a phase does not train is computed once, stored, and replayed."""

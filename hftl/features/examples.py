@@ -1,0 +1,95 @@
+"""Rows of a feature store, as batches of what goes into the trained part of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from hftl.data.batches import Batch, Examples, Frequencies, Indices, evaluation_order
+from hftl.features.replay import FEATURES, MASK, Cut
+from hftl.features.store import Array, Found
+
+TARGETS, POSITIONS = "targets", "positions"
+"""The other arrays of a store: what the loss compares with, and how many positions a ragged row has."""
+
+
+def filling_order(examples: Examples, rows: int, processes: int) -> list[list[Indices]]:
+    """The batches that each process computes for a store, in the order in which it writes them.
+
+    The batches are those of an evaluation in batches of ``rows``: which rows are computed together depends on the data
+    alone, not on the number of processes.
+    """
+    batches = evaluation_order(len(examples), examples.lengths, rows)
+    return [batches[process::processes] for process in range(processes)]
+
+
+def arrays_of(cut: Cut, features: torch.Tensor, batch: Batch) -> Mapping[str, torch.Tensor]:
+    """What a store keeps of a batch: the features without padding, and the targets."""
+    kept = {FEATURES: features}
+    if cut.ragged:
+        mask = batch.inputs[MASK].bool()
+        kept = {FEATURES: features[mask], POSITIONS: mask.sum(dim=1)}
+    return kept if batch.targets is None else {**kept, TARGETS: batch.targets}
+
+
+def restored(cut: Cut, kept: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The features of a batch from what a store keeps of them: with padding of zeros where they are ragged.
+
+    Args:
+        cut: where they go in.
+        kept: of shape (rows, …), or (positions of all rows, …) where they are ragged.
+        mask: the batch's, of shape (rows, positions), where they are.
+    """
+    if not cut.ragged:
+        return kept
+    assert mask is not None
+    features = kept.new_zeros(*mask.shape, *kept.shape[1:])
+    features[mask.bool()] = kept
+    return features
+
+
+class StoredExamples:
+    """The rows of ``examples`` as batches of features, read from a store.
+
+    Where the cut needs inputs, the batches have the model's own inputs as well.
+    """
+
+    def __init__(self, examples: Examples, cut: Cut, found: Found, rows: int) -> None:
+        self._examples, self._cut = examples, cut
+        self.notes: tuple[str, ...] = ()
+        self.lengths: Indices | None = examples.lengths
+        """Those of the rows themselves: an epoch has the same batches as without a store."""
+        self.frequencies: Frequencies | None = examples.frequencies
+        self.random = False
+        self.digest = found.path.name
+        shards = filling_order(examples, rows, len(found.declaration.shards))
+        written = np.concatenate([batch for batches in shards for batch in batches])
+        self._place = np.argsort(written)
+        self._arrays = {name: Array(found.path, name, found.declaration) for name in found.declaration.columns}
+        if cut.ragged:
+            lengths = self._arrays[POSITIONS].take(np.arange(len(written))).numpy()
+            self._start, self._length = np.cumsum(lengths) - lengths, lengths
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """See ``Examples``."""
+        places = self._place[np.asarray(indices)]
+        targets = self._arrays[TARGETS].take(places) if TARGETS in self._arrays else None
+        own = self._examples.__getitems__(indices).inputs if self._cut.needs_inputs else {}
+        if self._cut.ragged:
+            kept = self._arrays[FEATURES].cut(self._start[places], self._length[places])
+        else:
+            kept = self._arrays[FEATURES].take(places)
+        features = restored(self._cut, kept, own.get(MASK))
+        return Batch({FEATURES: features, **own}, targets, torch.as_tensor(indices))
+
+    def at(self, seed: Sequence[int]) -> StoredExamples:  # noqa: ARG002 (each view has a store of its own)
+        """See ``Examples``."""
+        return self
+
+    def picture(self) -> None:
+        """There is none of features."""
