@@ -49,7 +49,6 @@ class Plan:
     cut: Cut
     folder: Path
     wanted: list[Wanted]
-
     most: int
     """Bytes that the folder may hold."""
 

@@ -47,7 +47,7 @@ class ImageClassification(Classification):
     others, and smaller is faster."""
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
     """Random views while blocks train: a random resized crop, mirrored or not. Head-only phases see plain images,
-    whatever this and the options below say."""
+    whatever this and the options below say, unless --store.views asks for more than one view."""
     crop_area: float = 0.35
     """Smallest part of an image's area that a random crop shows."""
     rand_augment: int = 0
