@@ -19,7 +19,7 @@ from hftl.errors import HftlError
 from hftl.recipe import Recipe, read_yaml
 from hftl.records import EvaluationProgress
 from hftl.run_folder import RunFolder
-from hftl.runtime import Runtime, keep_freed_memory
+from hftl.runtime import Runtime
 from hftl.tasks.base import Outputs
 
 
@@ -134,8 +134,6 @@ class Predictor:
 
     def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:
         examples = self.recipe.task.examples(dataset, self.processor, augment=False)
-        if examples.lengths is None:
-            keep_freed_memory()
         return outputs_of(self.model, examples, self.recipe, self._runtime, split)
 
 

@@ -19,7 +19,7 @@ from hftl.heads import Loaded, check_backbone
 from hftl.layers import LayerGroups, freeze, start_of
 from hftl.recipe import Recipe, resolve_phases
 from hftl.records import GroupRow, PhaseStarted, RunStarted
-from hftl.runtime import Runtime, keep_freed_memory, seed_everything
+from hftl.runtime import Runtime, seed_everything
 from hftl.tasks.base import Loss
 
 
@@ -177,8 +177,6 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
         for split in splits.named():
             ready.examples(split)
     _try_out(ready)
-    if ready.examples("train").lengths is None:
-        keep_freed_memory()
     return ready
 
 

@@ -1,54 +1,92 @@
-"""What ``hftl.runtime.keep_freed_memory`` is worth: training steps of a MobileNetV2 with and without it.
+"""What ``hftl.runtime.keep_freed_memory`` is worth: training steps of a MobileNetV2 and of a BERT with and without it.
 
     python tests/benchmarks/allocator.py
 
-Both run in processes of their own, in turn, three times each; the medians are printed. Random weights: speed does not
+Each is run in a process of its own, in turn, three times; the medians are printed. Random weights: speed does not
 depend on them.
 """
 
+import json
+import random
+import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
-ROWS, STEPS, REPETITIONS = 32, 4, 3
+REPETITIONS = 3
+KINDS = ("images", "texts")
 
 
-def rows_a_second(keep: bool) -> float:
-    """Training rows a second at 224 px in float32."""
+def images() -> Iterator[Callable[[], None]]:
+    """Steps of 32 rows at 224 px in float32."""
     import torch
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(num_labels=10))
+    pixels = torch.randn(32, 3, 224, 224)
+
+    def step() -> None:
+        model(pixel_values=pixels).logits.sum().backward()
+        model.zero_grad()
+
+    for _ in range(5):
+        yield step
+
+
+def texts() -> Iterator[Callable[[], None]]:
+    """Steps of 16 rows, each of another length up to 256 tokens, in float32; the model has MiniLM's size."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from hftl import dropout
+
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    model = BertForSequenceClassification(config).train()
+    dropout.put_in(model)
+    lengths = random.Random(0)
+
+    def step() -> None:
+        ids = torch.randint(config.vocab_size, (16, 8 * lengths.randint(6, 32)))
+        model(input_ids=ids).logits.sum().backward()
+        model.zero_grad()
+
+    for _ in range(21):
+        yield step
+
+
+def measure(kind: str, keep: bool) -> tuple[float, float]:
+    """Seconds a step, the first left out; and the most memory held, in GB."""
+    import torch
 
     from hftl.runtime import keep_freed_memory
 
     if keep:
         keep_freed_memory()
     torch.manual_seed(0)
-    model = MobileNetV2ForImageClassification(MobileNetV2Config(num_labels=10))
-    pixels = torch.randn(ROWS, 3, 224, 224)
-
-    def step() -> None:
-        model(pixel_values=pixels).logits.sum().backward()
-        model.zero_grad()
-
-    step()
-    begun = time.perf_counter()
-    for _ in range(STEPS):
+    taken = []
+    for step in {"images": images, "texts": texts}[kind]():
+        begun = time.perf_counter()
         step()
-    return ROWS * STEPS / (time.perf_counter() - begun)
+        taken.append(time.perf_counter() - begun)
+    return statistics.mean(taken[1:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main() -> None:
     if len(sys.argv) > 1:
-        print(rows_a_second(sys.argv[1] == "keep"))
+        print(json.dumps(measure(sys.argv[1], sys.argv[2] == "keep")))
         return
-    found: dict[str, list[float]] = {"return": [], "keep": []}
-    for _ in range(REPETITIONS):
-        for way, rates in found.items():
-            done = subprocess.run([sys.executable, __file__, way], capture_output=True, text=True, check=True)
-            rates.append(float(done.stdout))
-    for way, rates in found.items():
-        print(f"{way:>6} freed memory: {statistics.median(rates):5.1f} rows/s  {[round(rate, 1) for rate in rates]}")
+    for kind in KINDS:
+        found: dict[str, list[list[float]]] = {"return": [], "keep": []}
+        for _ in range(REPETITIONS):
+            for way, each in found.items():
+                command = [sys.executable, __file__, kind, way]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                each.append(json.loads(done.stdout))
+        for way, each in found.items():
+            seconds, held = (statistics.median(column) for column in zip(*each, strict=True))
+            print(f"{kind}, {way:>6} freed memory: {seconds:.2f} s a step, {held:.1f} GB held")
 
 
 if __name__ == "__main__":

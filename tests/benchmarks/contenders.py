@@ -247,8 +247,8 @@ def load_model(job: Job) -> tuple[Any, Any]:
     from hftl.heads import set_head_dropout
     from hftl.runtime import keep_freed_memory
 
-    if job.source.kind == "image" and (job.well_set_up or job.way == "script"):
-        keep_freed_memory()  # as hftl does, where all batches have one shape
+    if job.well_set_up or job.way == "script":
+        keep_freed_memory()  # as hftl does
     torch.manual_seed(job.seed)
     auto = tf.AutoModelForImageClassification if job.source.kind == "image" else tf.AutoModelForSequenceClassification
     model = auto.from_pretrained(

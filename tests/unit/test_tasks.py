@@ -356,17 +356,18 @@ def test_a_model_without_a_processor(task, family, tmp_path, tiny_model, one_lin
 # -- texts -----------------------------------------------------------------------------------------------------------
 
 
-def test_texts_are_padded_to_the_longest_of_the_batch(tiny_model):
-    task = TextClassification(data="a")
+def test_texts_are_padded_to_the_longest_of_the_batch_and_on_to_eight(tiny_model):
+    task = TextClassification(data="a", max_length=12)
     tokenizer = task.load_processor(str(tiny_model("bert")), False)
-    examples = task.examples(rows_of(["good film", "bad", "the plot was not very good"]), tokenizer, augment=False)
-    assert examples.lengths.tolist() == [4, 3, 8]
-    assert examples.notes == ()
+    texts = ["good film", "bad", "the plot was not very good", "good " * 7, "bad " * 20]
+    examples = task.examples(rows_of(texts), tokenizer, augment=False)
+    assert examples.lengths.tolist() == [4, 3, 8, 9, 12]
     batch = examples.__getitems__([1, 0])
-    assert batch.inputs["input_ids"].shape == (2, 4)
-    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch.inputs["input_ids"][0, -1] == tokenizer.pad_token_id
+    assert batch.inputs["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] * 4 + [0] * 4]
+    assert batch.inputs["input_ids"][0, 3:].tolist() == [tokenizer.pad_token_id] * 5
     assert batch.targets.tolist() == [1, 0]
+    shapes = [tuple(examples.__getitems__(rows).inputs["input_ids"].shape) for rows in ([2], [3, 0], [0, 4])]
+    assert shapes == [(1, 8), (2, 12), (2, 12)]  # never more than the model is to see
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def test_token_types_are_padded_with_the_rest(tiny_model: TinyModel) -> None:
     tokenizer = task.load_processor(str(tiny_model("bert")), False)
     rows = datasets.Dataset.from_dict({"text": ["good", "good film"], "pair": ["bad", "very bad"], "label": [0, 1]})
     inputs = task.examples(rows, tokenizer, augment=False).__getitems__([0, 1]).inputs
-    assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1]]
-    assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0], [1] * 7]
+    assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 0]]
+    assert inputs["attention_mask"].tolist() == [[1] * 5 + [0] * 3, [1] * 7 + [0]]
 
 
 def test_head_and_tail_of_both_texts(tiny_model: TinyModel) -> None:

@@ -55,7 +55,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Training texts that all have one length, and validation texts that are shorter and longer."""
     folder = tmp_path_factory.mktemp("uneven")
     words = WORDS.split()
-    for split, counts in (("train", [6] * 16), ("validation", [2, 6, 9, 3])):
+    for split, counts in (("train", [10] * 16), ("validation", [2, 10, 17, 3])):
         lines = ["text,label"]
         for number, count in enumerate(counts):
             drawn = [words[(7 * number + 3 * place) % len(words)] for place in range(count)]
