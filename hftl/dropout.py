@@ -29,7 +29,7 @@ ELSEWHERE = ("position_bias", "cache", "softcap", "s_aux")
 """What ``attention`` leaves to the usual implementation, where it is given."""
 
 
-def dropout(values: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
+def dropout(values: torch.Tensor, p: float, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """``torch.nn.functional.dropout`` from 16 bits of torch's generator a value; of any shape and floating type.
 
     12.6 million values in bfloat16, one thread: 26 ms, and 70 ms by PyTorch, of which more threads help with less.
@@ -37,10 +37,11 @@ def dropout(values: torch.Tensor, p: float, training: bool = True) -> torch.Tens
     kept = round(LEVELS * (1 - p))
     here = values.device.type == "cpu" and values.numel() >= SMALL and not torch.compiler.is_compiling()
     if not (training and here and 0 < kept < LEVELS):
-        return functional.dropout(values, p, training)
+        return functional.dropout(values, p, training, inplace)
     words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: values.numel()].view(values.shape)
-    return values * (bits < kept - LEVELS // 2).to(values.dtype).mul_(LEVELS / kept)
+    scale = (bits < kept - LEVELS // 2).to(values.dtype).mul_(LEVELS / kept)
+    return values.mul_(scale) if inplace else values * scale
 
 
 class Dropout(nn.Dropout):
@@ -48,7 +49,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """See ``torch.nn.Dropout``."""
-        return super().forward(input) if self.inplace else dropout(input, self.p, self.training)
+        return dropout(input, self.p, self.training, self.inplace)
 
 
 def attention(

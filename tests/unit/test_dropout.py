@@ -41,6 +41,21 @@ def test_the_gradient_is_that_of_what_was_kept():
     torch.testing.assert_close(values.grad, found.detach() / values.detach())
 
 
+def test_in_place_it_drops_the_same_and_has_the_same_gradient():
+    weight = torch.randn(SMALL, requires_grad=True)
+    gradients, results = [], []
+    for inplace in (False, True):
+        values = weight * 2
+        layer = Dropout(0.25, inplace=inplace)
+        torch.manual_seed(0)
+        found = layer(values)
+        assert (found is values) == inplace
+        gradients += torch.autograd.grad(found.sum(), weight)
+        results.append(found.detach())
+    assert torch.equal(*results)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("p", [0.0, 1e-6, 1.0])
 def test_extremes_and_small_tensors_are_pytorch_s(p):
     for size in (4, SMALL):
