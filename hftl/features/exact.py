@@ -33,7 +33,7 @@ def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.
     shortest, low = min(some, key=lambda pair: _length(pair[0], pair[1][0]))
     longest, high = max(some, key=lambda pair: _length(pair[0], pair[1][-1]))
     one = shortest.__getitems__([low[0], low[0]]).to(device)
-    other = longest.__getitems__([*high[:2], high[-1]]).to(device)
+    other = longest.__getitems__(high).to(device)
     batches = [examples.__getitems__(rows).to(device) for examples, rows in some]
     problem = NotStoredError("none")
     for needs_inputs in (False, True):
@@ -49,9 +49,9 @@ def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.
 
 
 def _spread(examples: Examples) -> list[int]:
-    """Four rows, from the shortest to the longest."""
+    """Three rows, from the shortest to the longest."""
     order = np.arange(len(examples)) if examples.lengths is None else np.argsort(examples.lengths, kind="stable")
-    found: list[int] = order[np.linspace(0, len(order) - 1, 4).round().astype(int)].tolist()
+    found: list[int] = order[np.linspace(0, len(order) - 1, 3).round().astype(int)].tolist()
     return found
 
 

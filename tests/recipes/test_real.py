@@ -12,6 +12,7 @@ import json
 import pydoc_data.topics
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hftl import Phase, Predictor, Recipe, Trainer, strategies
+from hftl import Phase, Predictor, Recipe, Store, Trainer, strategies
 from hftl.data.images import read_image
-from hftl.records import Evaluated, PhaseEnded
+from hftl.predictor import drain, outputs_of
+from hftl.records import Evaluated, FeaturesReady, PhaseEnded
 from hftl.tasks import ImageClassification, TextClassification
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -180,3 +182,34 @@ def test_imdb_with_an_fp16_checkpoint(shared: Path, tmp_path: Path) -> None:
     trainer, scores = phase_scores(recipe)
     assert max(scores) > trainer.ready.majority()["accuracy"] + 0.1
     assert all(parameter.dtype.itemsize == 4 for parameter in trainer.model.parameters())
+
+
+def logits(trainer: Trainer[Any], batch_size: int) -> np.ndarray:
+    """Of the validation rows, shape (rows, classes), as the run evaluates them at the moment."""
+    recipe = replace(trainer.recipe, eval_batch_size=batch_size)
+    rows = trainer.source.examples("validation")
+    outputs = drain(outputs_of(trainer.source.model, rows, recipe, trainer.runtime, "validation"))
+    return np.asarray(outputs["logits"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-5), ("bf16", 2e-2)])
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_stored_features_give_the_logits_of_any_batch_to_rounding(
+    kind: str, precision: str, apart: float, shared: Path, tmp_path: Path
+) -> None:
+    task, model = {
+        "images": (ImageClassification(str(shared / "data" / "hymenoptera"), max_rows=96), "mobilenet_v2_1.0_224"),
+        "texts": (TextClassification(str(shared / "data" / "imdb"), max_rows=96), "minilm_l6_bert_fp16"),
+    }[kind]
+    phases = strategies.linear_probe(3)
+    recipe = Recipe(task, str(shared / "models" / model), phases, str(tmp_path / "run"), precision=precision)
+    trainer: Trainer[Any] = Trainer(replace(recipe, store=Store(dir=str(tmp_path / "store"))))
+    records = []
+    for record in trainer.run():
+        records.append(type(record))
+        if isinstance(record, PhaseEnded):
+            stored = logits(trainer, 32)
+    assert FeaturesReady in records
+    computed = logits(trainer, 7)
+    assert np.abs(stored - computed).max() <= apart * max(1, np.abs(computed).max())
