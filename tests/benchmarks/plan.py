@@ -127,10 +127,12 @@ class Scale:
 
     probe: Rows = Rows(1024, 256)
     probe_peers: Rows = Rows(256, 64)
+    slow_peers: Rows = Rows(128, 32)
+    """Trainer on texts, which would take most of the hour."""
     epochs: int = 10
     trial: Rows = Rows(128, 64)
     images: Rows = Rows(256, 64)
-    long_texts: Rows = Rows(64, 32)
+    long_texts: Rows = Rows(48, 16)
     short_texts: Rows = Rows(512, 128)
     steps: tuple[int, int] = (600, 200)
     """Of the tiny model, and of the one whose steps take at least 20 ms."""
@@ -140,13 +142,13 @@ class Scale:
     def quick(cls) -> Scale:
         """A look at whether everything runs."""
         few, fewer = Rows(48, 16), Rows(24, 8)
-        return cls(few, fewer, 3, fewer, few, few, few, (60, 20), (200, 2000))
+        return cls(few, fewer, fewer, 3, fewer, few, few, few, (60, 20), (200, 2000))
 
     @classmethod
     def gpu(cls) -> Scale:
         """Nothing is so slow there that less of it has to do."""
         whole = Rows(1024, 256)
-        return cls(whole, whole, 10, whole, whole, whole, whole)
+        return cls(whole, whole, whole, 10, whole, whole, whole, whole)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def _probe(group: str, source: Source, scale: Scale, best: str) -> Iterator[Job]
     for precision in dict.fromkeys(("fp32", best)):
         common: dict[str, Any] = {"source": source, "precision": precision, "rows": scale.probe, "epochs": scale.epochs}
         once = 0 if precision == "fp32" else 1  # in bf16 once, or the table would take more than an hour
-        peer = {**common, "measured_rows": scale.probe_peers, "measured_epochs": 2, "repetitions": once}
+        few = scale.probe_peers if source.kind == "image" else scale.slow_peers
+        peer = {**common, "measured_rows": few, "measured_epochs": 2, "repetitions": once}
         whole = {**common, "measured_rows": scale.probe, "measured_epochs": scale.epochs}
         yield Job(group, "Trainer", "trainer", **peer)
         yield Job(group, "hftl", "hftl", **whole)
