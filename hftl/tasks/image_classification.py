@@ -157,6 +157,10 @@ class ImageExamples:
     With ``augment`` each is what the options of ``task`` make of it, a pure function of ``seed`` and the row; without,
     what the processor makes of the whole image, as in ``pipeline``. Targets are label ids, of shape (rows,), or the
     shares of all classes where rows are mixed, of shape (rows, classes).
+
+    Decoded images are not kept. MobileNetV2 at 224 px takes 18 ms for a training row (bfloat16, 2 cores of AMD EPYC);
+    decoding a photo of hymenoptera takes 0.42, reading its 0.26 MB of pixels from a cache 0.07 (one of CIFAR-10: 0.09
+    and 0.03). Medians of three passes over 200 rows.
     """
 
     dataset: Dataset
