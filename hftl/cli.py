@@ -8,12 +8,13 @@ import difflib
 import functools
 import io
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -21,6 +22,7 @@ from hftl import strategies, tasks
 from hftl.errors import HftlError
 from hftl.quiet import first_process
 from hftl.recipe import Recipe, read_yaml
+from hftl.tasks.base import NOTHING
 
 HELP = """\
 usage: hftl COMMAND …
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "fit": fit,
         "plan": plan,
         "evaluate": lambda args: _call(evaluate, "evaluate", args),
-        "predict": lambda args: _call(predict, "predict", args),
+        "predict": predict,
         "layers": lambda args: _call(layers, "layers", args),
         "store": store,
         "samples": lambda args: _call(samples, "samples", args),
@@ -222,27 +224,59 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
     print(json.dumps(scores) if as_json else "\n".join(f"{name:<12} {value:.4f}" for name, value in scores.items()))
 
 
-def predict(
-    run: Run,
-    inputs: Inputs,
-    top: int = 3,
-    as_json: Json = False,
-) -> None:
-    """The answers of a run's model.
+def predict(arguments: list[str]) -> None:
+    """The answers of a run's model."""
+    fields = _fields(arguments)
 
-    Args:
-        run: A run folder.
-        inputs: Files, folders, tables (csv, json, jsonl, parquet), or for a text task the texts themselves; where it
-            takes two texts a row, "first ||| second", or a table with both columns.
-        top: How many labels to show for each.
-        as_json: Print one JSON object a line.
-    """
-    if not inputs:
-        raise HftlError("predict: name what to predict: files, folders, tables, or texts")
+    def chosen(run: Run, inputs: Inputs = (), top: int = 3, as_json: Json = False) -> None:
+        """The answers of a run's model.
+
+        Args:
+            run: A run folder.
+            inputs: Files, folders, tables (csv, json, jsonl, parquet), or for a text task the texts themselves; where
+                it takes two texts a row, "first ||| second", or a table with both columns. A run that answers questions
+                takes tables of questions and contexts, or --question TEXT --context TEXT; for a text may stand a file
+                that holds it, or - for standard input.
+            top: How many answers to show for each.
+            as_json: Print one JSON object a line.
+        """
+        if not inputs and not fields:
+            raise HftlError("predict: name what to predict: files, folders, tables, or texts")
+        _predict(run, inputs, fields, top, as_json)
+
+    _call(chosen, "predict", arguments)
+
+
+def _fields(arguments: list[str]) -> dict[str, str]:
+    """Remove from the arguments those that are parts of an input, as the task of the run in them names these."""
+    declared = (os.path.join(os.path.expanduser(argument), "recipe.yaml") for argument in arguments)
+    recipe = next((Path(path) for path in declared if os.path.isfile(path)), None)
+    if recipe is None:
+        return {}
+    found = {name: _take(arguments, f"--{name}") for name in read_yaml(recipe, tasks.find).task.fields}
+    return {name: _content(name, value) for name, value in found.items() if value is not None}
+
+
+def _content(name: str, value: str) -> str:
+    """The text itself, or what the file of that name holds; "-": what comes on standard input."""
+    if value == "-":
+        return sys.stdin.read()
+    path = os.path.expanduser(value)  # unlike pathlib's, this takes any text, however long
+    if os.path.isfile(path):
+        try:
+            return Path(path).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise HftlError(f"--{name} {value}: {(error.strerror or str(error)).lower()}") from None
+    if os.path.splitext(value)[1].lower() in (".txt", ".md") and not any(map(str.isspace, value)):
+        raise HftlError(f"--{name} {value}: no such file")
+    return value
+
+
+def _predict(run: str, inputs: Sequence[str], fields: dict[str, str], top: int, as_json: bool) -> None:
     from hftl.predictor import Predictor
 
     predictor = Predictor(run)
-    answers = predictor(list(inputs))
+    answers, key = predictor(list(inputs), **fields), predictor.recipe.task.answer
     for row in predictor.bad_rows:
         print(f"hftl: left out {row.name}: {row.reason}", file=sys.stderr)
     if as_json:
@@ -254,18 +288,24 @@ def predict(
     from rich.table import Table
     from rich.text import Text
 
-    console, table = Console(), Table(box=None, pad_edge=False)
-    for column in ("input", "label", "score", "next"):
-        width = console.width // 3 if column == "input" else None  # a long text leaves room for its answer
-        justify: Literal["left", "right"] = "right" if column == "score" else "left"
-        table.add_column(column, justify=justify, overflow="ellipsis", no_wrap=True, max_width=width)
+    rows = []
     for answer in answers:
-        given = answer.get("labels", [answer["label"]])  # several, or none, where rows have any number of labels
+        # Several, or none, where rows have any number of labels.
+        given = answer["labels"] if "labels" in answer else [answer[key] or NOTHING]
         others = [(label, score) for label, score in answer["scores"].items() if label not in given]
         following = ", ".join(f"{label} {score:.3f}" for label, score in others[: max(0, top - len(given))])
         reached = ", ".join(f"{answer['scores'][label]:.3f}" for label in given)
         cells = (answer["name"], ", ".join(given) or "\u2013", reached or "\u2013", following)
-        table.add_row(*(Text(" ".join(cell.split())) for cell in cells))
+        rows.append([" ".join(cell.split()) for cell in cells])
+    console, table = Console(), Table(box=None, pad_edge=False)
+    left = console.width - 6  # less what is between the columns
+    for column, cells in zip(("input", key, "score", "next"), zip(*rows, strict=True), strict=True):
+        most = left if column in ("score", "next") else console.width // 3  # long ones leave room for what follows
+        width = max(1, min(most, max(map(len, (column, *cells)))))
+        table.add_column(column, overflow="ellipsis", no_wrap=True, width=width)
+        left -= width
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(table)
 
 
@@ -283,9 +323,9 @@ def layers(model: Model, task: str | None = None, trust_remote_code: bool = Fals
     from hftl.heads import skeleton
     from hftl.layers import LayerGroups
 
-    found = skeleton(
-        model, [tasks.find(task)] if task else [tasks.find(name) for name in tasks.names()], trust_remote_code
-    )
+    # A backbone alone is shown with a classifier.
+    names = [task] if task else sorted(tasks.names(), key=lambda name: not name.endswith("classification"))
+    found = skeleton(model, [*map(tasks.find, names)], trust_remote_code)
     groups, sizes = LayerGroups.of(found), {name: p.numel() for name, p in found.named_parameters()}
     table = Table(box=None, pad_edge=False)
     table.add_column("group")

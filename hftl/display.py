@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120
 """Columns of a log file, which has no width of its own."""
+MANY_COLUMNS = 7
+"""More scores than a table has room for beside each other."""
 LOG_SECONDS = 5.0
 """Least time between two lines of progress where there is no terminal."""
 LOG_LINES = 10
@@ -174,7 +176,7 @@ class Display:
         self._ended: dict[int, PhaseEnded] = {}
         self._loss: float | None = None
         # Speed is measured from the record before the first of a series of steps, or of a series of predictions.
-        self._series: type[Record] | None = None
+        self._series: tuple[type[Record], str | None] | None = None
         self._latest = self._since = self._spoke = clock()
         self._steps = self._rows = 0
         self._tenth: tuple[str, int] = ("", 0)
@@ -191,8 +193,9 @@ class Display:
     def __call__(self, record: Record) -> None:
         """Show one record."""
         now = self._clock()
-        if type(record) is not self._series:
-            self._series, self._since, self._steps, self._rows = type(record), self._latest, 0, 0
+        series = type(record), getattr(record, "split", None)  # training rows are no measure for those after them
+        if series != self._series:
+            self._series, self._since, self._steps, self._rows = series, self._latest, 0, 0
         self._latest = now
         match record:
             case StepTaken():
@@ -461,7 +464,9 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> Renderable
 
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style=DIM)
     for index, header in enumerate(headers):
-        table.add_column(_text(header), justify="right" if index else "left")
+        # Many columns do not fit: their names are broken between words.
+        name = header.replace("_", " ") if len(headers) > MANY_COLUMNS else header
+        table.add_column(_text(name), justify="right" if index else "left")
     for row in rows:
         table.add_row(*row)
     return Padding.indent(table, 2)

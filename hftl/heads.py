@@ -23,6 +23,7 @@ DROPOUT_SETTINGS = (
     "cls_dropout",
     "dropout_rate",
     "pooler_dropout",
+    "qa_dropout",
     "seq_classif_dropout",
 )
 """Names under which configurations keep the dropout in front of a classifier (dropout_rate: EfficientNet)."""
@@ -123,12 +124,12 @@ def load(
 
 
 def skeleton(source: str, task_classes: Sequence[Any], trust_remote_code: bool) -> Any:
-    """The model without its weights (on the meta device), with the head of the first task that it fits.
+    """The model without its weights (on the meta device), with its own head if a task has such, else the first's.
 
     Raises:
         HftlError: no such checkpoint, or none of the tasks fits it.
     """
-    problems = []
+    problems, found = [], []
     for task_class in task_classes:
         try:
             config = config_of(task_class.auto_class, source, trust_remote_code)
@@ -136,8 +137,14 @@ def skeleton(source: str, task_classes: Sequence[Any], trust_remote_code: bool) 
             problems.append(error)
             continue
         with torch.device("meta"):
-            return getattr(transformers, task_class.auto_class).from_config(config, trust_remote_code=trust_remote_code)
-    raise problems[0]
+            auto = getattr(transformers, task_class.auto_class)
+            model = auto.from_config(config, trust_remote_code=trust_remote_code)
+        if type(model).__name__ in (config.architectures or ()):
+            return model
+        found.append(model)
+    if not found:
+        raise problems[0]
+    return found[0]
 
 
 def own_labels(auto_class: str, source: str, label_map: Mapping[str, str], trust_remote_code: bool) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ def outputs_of(
         # Not inference_mode: BEiT keeps tensors from one forward pass to the next. Not around the yield: who reads the
         # records is none of its business.
         with torch.no_grad():
-            for name, tensor in recipe.task.reduce(model(**batch.to(runtime.device).inputs)).items():
+            batch = batch.to(runtime.device)
+            for name, tensor in recipe.task.reduce(model(**batch.inputs), batch).items():
                 kept.setdefault(name, []).append(tensor.cpu().numpy())
         done += len(batch)
         yield EvaluationProgress(split, min(done * runtime.world_size, len(examples)), len(examples))
@@ -69,9 +70,7 @@ class Predictor:
             raise HftlError(f"{run}: the run has not ended: there is no model/ in it yet")
         recipe = read_yaml(folder.recipe, tasks.find)
         task, source, trust = recipe.task, str(folder.result), recipe.trust_remote_code
-        self.recipe = dataclasses.replace(
-            recipe, model=source, keep_head=True, task=dataclasses.replace(task, label_map={})
-        )
+        self.recipe = dataclasses.replace(recipe, model=source, keep_head=True, task=task.applied())
         there = recipe.precision != "fp16" or torch.cuda.is_available()
         self._runtime = Runtime(recipe.precision if there else "auto")
         self.processor = task.load_processor(source, trust)
@@ -86,19 +85,25 @@ class Predictor:
         self.notes: tuple[str, ...] = ()
         """What was decided while the last evaluation read its data."""
 
-    def __call__(self, inputs: Any) -> list[dict[str, Any]]:
+    def __call__(self, inputs: Any = (), **fields: Any) -> list[dict[str, Any]]:
         """The answer for each input: a file, folder or object, or a list of them.
 
         Each has ``name`` and what the task answers: ``label``, ``score`` (its probability), ``scores`` of all labels.
+        ``fields`` are a single input that has several parts, such as ``question`` and ``context``.
 
         Raises:
             HftlError: nothing among the inputs can be read. Single bad ones are left out and listed in ``bad_rows``.
         """
-        many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
-        dataset, self.bad_rows = self.recipe.task.read_inputs(many)
+        task = self.recipe.task
+        if strange := [name for name in fields if name not in task.fields]:
+            there = ", ".join(task.fields) or "a list of inputs, without names"
+            raise HftlError(f"{strange[0]}: the inputs of {task.name} have no such part; give {there}")
+        many = [*inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+        many += [fields] if fields else []
+        dataset, self.bad_rows = task.read_inputs(many, self.processor)
         names = dataset["name"]
         outputs = drain(self._outputs(dataset.remove_columns("name"), "inputs"))
-        answers = self.recipe.task.answers(outputs, self.labels, self._settings)
+        answers = task.answers(outputs, dataset, self.labels, self._settings)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
 
     def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:
@@ -119,7 +124,7 @@ class Predictor:
             raise HftlError(f"{self.folder}: its data were handed in as objects {task.data}; give them again (data=…)")
         everything = split is None and data is not None
         if data is not None:
-            task = dataclasses.replace(task, data=data, subset=None, lone_labels="keep")
+            task = task.on(data)
         if everything:
             task = dataclasses.replace(task, max_rows=None)
         splits = self._runtime.once(

@@ -123,7 +123,7 @@ class Prepared:
             trainable = sum(size for size, name in zip(sizes, names, strict=True) if own[name].requires_grad)
             scaled = lr * groups.lr_scale(group, phase.layer_decay) if trainable else None
             table.append(GroupRow(group, sum(sizes), trainable, scaled))
-        steps = math.ceil(len(self.splits.train) / self.recipe.batch_size)
+        steps = math.ceil(len(self.examples("train")) / self.recipe.batch_size)
         started = PhaseStarted(number, str(phase.unfreeze), phase.epochs, steps, lr, table, phase.train, idle)
         return groups, started
 
@@ -163,7 +163,8 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     )
     groups = LayerGroups.of(loaded.model, recipe.layer_groups)
     check_backbone(loaded, groups, recipe.model)
-    start = "neck" if set(groups.parameters["neck"]) & set(loaded.new) else start_of(loaded.model.config.model_type)
+    neck = set(groups.parameters["neck"])
+    start = "neck" if neck & set(loaded.new) else start_of(loaded.model.config.model_type) if neck else "head"
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr)
     for phase in phases:  # what a later phase cannot do is better said now than after the first ones
         if phase.train == "lora":

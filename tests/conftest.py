@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
-from zoo import IMAGE, WORDS, auto_class, write_model
+from zoo import IMAGE, WORDS, asked, auto_class, write_model
 
 # Caches and feature stores of the tests are their own, and go when they end.
 _home = tempfile.TemporaryDirectory(prefix="hftl-tests-", ignore_cleanup_errors=True)
@@ -155,3 +156,12 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{' '.join(chosen)},{label}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def squad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of questions on random words: 24 to train, 12 to validate, a quarter without an answer."""
+    folder = tmp_path_factory.mktemp("squad")
+    for split, count, seed in (("train", 24, 0), ("validation", 12, 1)):
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, asked(count, seed))))
+    return folder

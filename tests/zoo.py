@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 WORDS = "good bad fine poor great awful film plot actor scene the a was is very not and of it"
 
 SIZE = 32
@@ -208,3 +210,18 @@ TEXT: dict[str, Callable[[], tuple[Any, Any]]] = {
     "gpt2": lambda: _text("GPT2", gpt2_tokenizer(), {"n_embd": 16, "n_layer": 4, "n_head": 2, "n_positions": 66}),
     "llama": lambda: _text("Llama", llama_tokenizer(), LONG, num_key_value_heads=1),
 }
+
+
+def asked(count: int, seed: int, longest: int = 60) -> list[dict[str, Any]]:
+    """Questions on random words, each answered by one to three of them; every fourth has no answer."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        words = rng.choice(WORDS.split(), rng.integers(8, longest)).tolist()
+        first = int(rng.integers(0, len(words) - 3))
+        text = " ".join(words[first : first + int(rng.integers(1, 4))])
+        start = len(" ".join(words[:first])) + (first > 0)
+        answers = {"text": [], "answer_start": []} if number % 4 == 3 else {"text": [text], "answer_start": [start]}
+        question = " ".join(rng.choice(WORDS.split(), 4))
+        rows.append({"question": question, "context": " ".join(words), "answers": answers})
+    return rows

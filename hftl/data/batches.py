@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,27 +23,31 @@ class Batch:
 
     ``inputs`` are the model's keyword arguments (first dimension: rows); ``targets`` what the loss compares with, of
     shape (rows, …), None where unknown; ``rows`` the indices into the examples, of shape (rows,). ``weight`` is 0 where
-    the rows only keep a process in step with the others: their loss does not count.
+    the rows only keep a process in step with the others: their loss does not count. ``extras``, of shape (rows, …), is
+    what the task has to know of the rows to make sense of the model's outputs, and the model never sees.
     """
 
     inputs: dict[str, torch.Tensor]
     targets: torch.Tensor | None
     rows: torch.Tensor
     weight: float = 1.0
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def to(self, device: torch.device) -> Self:
         """The batch on ``device``."""
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return replace(self, inputs=inputs, targets=targets)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, for the loader's own use."""
-        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, targets=None if self.targets is None else self.targets.pin_memory())
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        inputs, extras = ({k: change(v) for k, v in each.items()} for each in (self.inputs, self.extras))
+        targets = None if self.targets is None else change(self.targets)
+        return replace(self, inputs=inputs, targets=targets, extras=extras)
 
 
 class Examples(Protocol):

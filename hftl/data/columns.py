@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 from hftl.data.images import IMAGE_EXTENSIONS
 from hftl.errors import HftlError
 
-Role: TypeAlias = Literal["image", "text", "pair", "label"]
+Role: TypeAlias = Literal["image", "text", "pair", "label", "question", "context", "answers"]
 
 USUAL_NAMES: dict[Role, tuple[str, ...]] = {
     "image": ("image", "img", "photo", "picture", "path", "image_path", "file", "filename", "file_name", "filepath",
@@ -21,6 +21,9 @@ USUAL_NAMES: dict[Role, tuple[str, ...]] = {
     "pair": (),  # found by PAIRS or named, never by itself
     "label": ("label", "labels", "target", "class", "category", "sentiment", "species", "intent", "emotion", "topic",
               "class_name", "label_name", "y"),
+    "question": ("question", "query"),
+    "context": ("context", "passage", "paragraph", "document", "text"),
+    "answers": ("answers", "answer"),
 }  # fmt: skip
 PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("sentence_a", "sentence_b"),
@@ -128,8 +131,10 @@ def holds_image_paths(dataset: Dataset, name: str) -> bool:
 def _fits(dataset: Dataset, name: str, role: Role) -> bool:
     """Whether a column of a usual (or given) name has a type for its role; labels may be lists, too."""
     feature = dataset.features[name]
-    if role in ("text", "pair"):
+    if role in ("text", "pair", "question", "context"):
         return _is_string(feature)
+    if role == "answers":
+        return True  # whatever its cells hold is looked at one by one
     if role == "image":
         return _is_encoded_image(feature) or holds_image_paths(dataset, name)
     return is_label(feature) or is_label(item_of(feature))
@@ -137,6 +142,8 @@ def _fits(dataset: Dataset, name: str, role: Role) -> bool:
 
 def _fits_unnamed(dataset: Dataset, name: str, role: Role) -> bool:
     feature = dataset.features[name]
+    if role in ("question", "context", "answers"):  # with two or three of them, what is left over says nothing
+        return False
     if role != "label":
         return _fits(dataset, name, role)
     if name.strip().lower() in NEVER_A_LABEL or item_of(feature) is not None:

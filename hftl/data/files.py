@@ -18,7 +18,7 @@ from hftl.data.columns import holds_image_paths
 from hftl.errors import HftlError, one_line
 from hftl.quiet import quiet_datasets
 
-Kind: TypeAlias = Literal["image", "text"]
+Kind: TypeAlias = Literal["image", "text", "question"]
 """What the rows are about: the role, and in the result the name, of the input column."""
 
 # pandas' own reading would make 7 of "007" and True of "true": labels stay as they are written.
@@ -43,7 +43,7 @@ def read_file(path: Path, kind: Kind) -> Dataset:
         if extension in (".csv", ".tsv"):
             dataset = _read_csv(path, "\t" if extension == ".tsv" else None)
         elif extension in (".json", ".jsonl"):
-            dataset = _read_json(path)
+            dataset = _read_json(path, kind)
         else:
             dataset = _read_parquet(path)
     except UnicodeDecodeError as error:
@@ -102,11 +102,13 @@ def _all_numbers(chunk: pa.StringArray) -> bool:
     return bool(pc.all(pc.fill_null(pc.match_substring_regex(chunk, f"^(?:{NUMBER})$"), True)).as_py())
 
 
-def _read_json(path: Path) -> Dataset:
+def _read_json(path: Path, kind: Kind) -> Dataset:
     text = path.read_text(encoding="utf-8-sig")
     expected = "it must be a list of objects, or one object a line"
     whole = text.lstrip().startswith("[")
     rows: list[Any] = []
+    if kind == "question" and (nested := _squad_rows(text, path)) is not None:
+        text, rows = "", nested
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
     for number, part in enumerate([text] if whole else text.split("\n"), 1):
         try:
@@ -119,6 +121,28 @@ def _read_json(path: Path) -> Dataset:
             raise HftlError(f"{path}: entry {number} is no object; {expected}")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset(pa.table({name: _column([row.get(name) for row in rows], name, path) for name in names}))
+
+
+def _squad_rows(text: str, path: Path) -> list[Any] | None:
+    """The questions of a file in the form of SQuAD, a row each; None where it is of another form."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        return None
+    try:
+        return [
+            {"title": article.get("title"), "context": paragraph["context"], **question}
+            for article in document["data"]
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HftlError(
+            f"{path}: not as SQuAD has it: data, paragraphs (context), qas (question, answers); {one_line(error)} is "
+            "missing or of another kind"
+        ) from None
 
 
 def _column(values: list[Any], name: str, path: Path) -> pa.Array:

@@ -179,11 +179,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _is_input(path: Path, kind: Kind) -> bool:
     extension = path.suffix.lower()
-    return extension in IMAGE_EXTENSIONS if kind == "image" else extension == ".txt"
+    return {"image": extension in IMAGE_EXTENSIONS, "text": extension == ".txt"}.get(kind, False)
 
 
 def _wanted(kind: Kind) -> str:
-    return "images" if kind == "image" else ".txt files"
+    return "images" if kind == "image" else ".txt files"  # of questions there are tables alone
 
 
 def _read_text(path: str) -> str:
@@ -200,6 +200,8 @@ def _nothing_found(folder: Path, files: list[Path], folders: list[Path], kind: K
         return HftlError(f"{folder}: which file is it? {names}; name one, or call them train, validation, test")
     if any(_is_input(path, kind) for path in _visible(folder)):
         return HftlError(f"{folder}: {_wanted(kind)} lie in it directly; put them into one sub-folder a class")
+    if kind == "question":
+        return HftlError(f"{folder}: no {', '.join(TABLE_EXTENSIONS)} file in it; name one, or a folder of such")
     names = ", ".join(path.name + os.sep for path in folders[:5])
     return HftlError(
         f"{folder}: no {_wanted(kind)} in sub-folders{f' ({names})' if names else ''} and no "

@@ -77,14 +77,14 @@ def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:
         with modes_kept(model), torch.no_grad():
             model.eval()
             found: dict[str, torch.Tensor | None] = {
-                f"eval {name}": value for name, value in ready.recipe.task.reduce(function(**given)).items()
+                f"eval {name}": value for name, value in ready.recipe.task.reduce(function(**given), batch).items()
             }
         with _buffers_kept(model), torch.random.fork_rng():
             torch.manual_seed(0)
             outputs = function(**given)
             loss = ready.loss(outputs, batch).sum()
             gradients = torch.autograd.grad(loss, [*trained.values()], allow_unused=True)
-        found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs).items()}
+        found |= {f"train {name}": value.detach() for name, value in ready.recipe.task.reduce(outputs, batch).items()}
         return {**found, **dict(zip(trained, gradients, strict=True))}
 
     try:

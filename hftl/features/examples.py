@@ -53,7 +53,7 @@ def restored(cut: Cut, kept: torch.Tensor, mask: torch.Tensor | None) -> torch.T
 class StoredExamples:
     """The rows of ``examples`` as batches of features, read from a store.
 
-    Where the cut needs inputs, the batches have the model's own inputs as well.
+    Where the cut needs inputs, the batches have the model's own inputs as well; extras they always have.
     """
 
     def __init__(self, examples: Examples, cut: Cut, found: Found, rows: int) -> None:
@@ -63,7 +63,8 @@ class StoredExamples:
         """Those of the rows themselves: an epoch has the same batches as without a store."""
         self.frequencies: Frequencies | None = examples.frequencies
         self.random = False
-        self.read_ahead = cut.needs_inputs
+        self._read = cut.needs_inputs or bool(examples.__getitems__([0]).extras)
+        self.read_ahead = self._read
         self.digest = found.path.name
         shards = filling_order(examples, rows, len(found.declaration.shards))
         written = np.concatenate([batch for batches in shards for batch in batches])
@@ -79,14 +80,18 @@ class StoredExamples:
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
         places = self._place[np.asarray(indices)]
+        read = self._examples.__getitems__(indices) if self._read else None
+        own = read.inputs if read and self._cut.needs_inputs else {}
         targets = self._arrays[TARGETS].take(places) if TARGETS in self._arrays else None
-        own = self._examples.__getitems__(indices).inputs if self._cut.needs_inputs else {}
+        if read:  # where a target is a place in the row, it depends on the padding
+            targets = read.targets
         if self._cut.ragged:
             kept = self._arrays[FEATURES].cut(self._start[places], self._length[places])
         else:
             kept = self._arrays[FEATURES].take(places)
         features = restored(self._cut, kept, own.get(MASK))
-        return Batch({FEATURES: features, **own}, targets, torch.as_tensor(indices))
+        extras = read.extras if read else {}
+        return Batch({FEATURES: features, **own}, targets, torch.as_tensor(indices), extras=extras)
 
     def at(self, seed: Sequence[int]) -> StoredExamples:  # noqa: ARG002 (each view has a store of its own)
         """See ``Examples``."""

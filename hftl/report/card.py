@@ -57,7 +57,7 @@ def write(folder: Path) -> Path:
     front = yaml.safe_dump(front_matter(recipe, metrics, name, adapter), sort_keys=False, allow_unicode=True)
     sections = [
         _what(name, recipe, metrics, history),
-        _scores(metrics, _thresholds(metrics, history)),
+        _scores(recipe["task"]["name"], metrics, _thresholds(metrics, history)),
         _training(recipe, metrics, history),
         _use(recipe, _thresholds(metrics, history) is not None, adapter),
         _environment(environment),
@@ -158,7 +158,7 @@ def _thresholds(metrics: Plain, history: Sequence[Plain]) -> dict[str, float] | 
     return None
 
 
-def _scores(metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
+def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
     rows: list[tuple[str, str, Mapping[str, float]]] = [
         ("majority", "validation", metrics["majority"]),
         *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"]),
@@ -179,7 +179,7 @@ def _scores(metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
         else f"The saved model is that of phase {best['phase']}, epoch {best['epoch']} (both count from 0), "
         "chosen on the validation split."
     )
-    majority = "*Majority* always answers with the commonest training label."
+    majority = f"*Majority* {tasks.find(task).majority_is}."
     if thresholds is not None:
         chosen = few_text([f"{label} {score_text(value)}" for label, value in thresholds.items()], MANY_LABELS)
         majority = (
@@ -216,6 +216,8 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
 
 def _use(recipe: Plain, multi_label: bool, adapter: bool) -> str:
     task = recipe["task"]["name"]
+    if task == "question-answering":
+        return _use_for_questions(recipe, adapter)
     load = f"""from transformers import pipeline
 
 answer = pipeline("{task}", model="model")  # the folder beside this card"""
@@ -243,6 +245,40 @@ print([each["label"] for each in scores if each["score"] >= thresholds[each["lab
 ```python
 {load}
 {use}
+```"""
+
+
+def _use_for_questions(recipe: Plain, adapter: bool) -> str:
+    kind, folder = tasks.find(recipe["task"]["name"]).auto_class, "adapter" if adapter else "model"
+    load = f'model = {kind}.from_pretrained("model")  # the folder beside this card'
+    if adapter:
+        load = f"""from peft import PeftModel
+
+base = {kind}.from_pretrained("{_public(recipe["model"])}", dtype="float32")
+model = PeftModel.from_pretrained(base, "adapter").merge_and_unload()  # the folder beside this card"""
+    return f"""## Use
+
+transformers has no pipeline for questions any more. With hftl, windows and the length of answers are as in the scores
+above, and so is when no answer is given: where its score exceeds that of the best span by more than
+`no_answer_threshold` in `config.json` (null: never).
+
+```python
+from hftl import Predictor
+
+print(Predictor(".")(question="Who?", context="A text of any length."))  # this folder
+```
+
+Without it, for a text that fits into one window:
+
+```python
+from transformers import AutoTokenizer, {kind}
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{load}
+inputs = tokenizer("Who?", "A short text.", truncation="only_second", return_tensors="pt")
+outputs = model(**inputs)
+first, last = outputs.start_logits.argmax(), outputs.end_logits.argmax()
+print(tokenizer.decode(inputs.input_ids[0, first : last + 1]))
 ```"""
 
 

@@ -42,6 +42,9 @@ class Classification(Strict):
 
     kind: ClassVar[Literal["image", "text"]]
     auto_class: ClassVar[str]
+    answer: ClassVar[str] = "label"
+    majority_is: ClassVar[str] = "always answers with the commonest training label"
+    fields: ClassVar[tuple[str, ...]] = ()
 
     data: Data
     """A folder (one sub-folder a class), a csv, json, jsonl or parquet file or a folder of them, a saved DatasetDict,
@@ -251,7 +254,7 @@ class Classification(Strict):
         there = self.balance == "sampler" and "label" in dataset.features
         return even_frequencies(read_targets(dataset)) if there else None
 
-    def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
+    def reduce(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:  # noqa: ARG002
         """The logits, shape (rows, classes), float32."""
         return {"logits": outputs.logits.float()}
 
@@ -314,7 +317,21 @@ class Classification(Strict):
         given, shares = np.tile(commonest_labels(seen), (len(labels), 1)), np.tile(seen.mean(axis=0), (len(labels), 1))
         return metrics.score(self.metrics or METRICS[ANY_LABELS], given, labels, shares)
 
-    def answers(self, outputs: Outputs, labels: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+    def applied(self) -> Self:
+        """See ``Task``: the model's labels are the data's."""
+        return replace(self, label_map={})
+
+    def on(self, data: Any) -> Self:
+        """See ``Task``: other data may lack a label."""
+        return replace(self, data=data, subset=None, lone_labels="keep")
+
+    def answers(
+        self,
+        outputs: Outputs,
+        dataset: Dataset,  # noqa: ARG002
+        labels: Sequence[str],
+        settings: Settings,
+    ) -> list[dict[str, Any]]:
         """Most probable label, its probability (``score``), and the probabilities of all (``scores``), best first.
 
         Where rows have any number of labels: first ``labels``, those whose probability reaches their threshold.

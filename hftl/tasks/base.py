@@ -28,6 +28,9 @@ Loss: TypeAlias = "Callable[[Any, Batch], torch.Tensor]"
 Settings: TypeAlias = "Mapping[str, Any]"
 """The settings of a model's configuration, as plain data."""
 
+NOTHING = "(no answer)"
+"""How an empty answer is called where answers are listed."""
+
 
 class Task(Protocol):
     """Modality and objective."""
@@ -40,6 +43,12 @@ class Task(Protocol):
     """Default peak learning rate of a phase that trains head or neck alone."""
     lr: ClassVar[float]
     """Default peak learning rate of a phase that trains backbone blocks."""
+    answer: ClassVar[str]
+    """The key of an answer that is the answer in a word: ``label``."""
+    majority_is: ClassVar[str]
+    """What ``majority`` does: "always answers with the commonest training label"."""
+    fields: ClassVar[tuple[str, ...]]
+    """The parts of an input, where it has several."""
 
     def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
         """The splits, checked, labels fixed; ``keep_head`` orders the labels as the model's own head does.
@@ -70,8 +79,11 @@ class Task(Protocol):
     def objective(self, train: Dataset) -> Loss:
         """The loss to train with. What it has to know of the training rows (how rare a label is), it learns here."""
 
-    def reduce(self, outputs: Any) -> dict[str, torch.Tensor]:
-        """What scores and answers need of a batch's outputs: tensors of shape (rows, …)."""
+    def reduce(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        """What scores and answers need of a batch's outputs: tensors of shape (rows, …), of one shape in all batches.
+
+        All of a split's are kept in memory: they should not grow with what the model sees of a row.
+        """
 
     def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
         """Settings chosen by a labelled split, such as thresholds: kept in the model's configuration; may be empty."""
@@ -82,11 +94,22 @@ class Task(Protocol):
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
         """Scores on ``dataset`` of the best answer that ignores the input, learnt from ``train``."""
 
-    def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
+    def applied(self) -> Self:
+        """The task as it goes with a model that it has trained: nothing of the checkpoint's own head is left."""
+
+    def on(self, data: Any) -> Self:
+        """The task on other data."""
+
+    def read_inputs(self, inputs: Sequence[Any], processor: Any) -> tuple[Dataset, list[BadRow]]:
         """What a person hands to ``predict`` (objects, files, folders) as rows with a ``name`` column; what is bad."""
 
-    def answers(self, outputs: Outputs, labels: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
-        """One plain answer for each example."""
+    def answers(
+        self, outputs: Outputs, dataset: Dataset, labels: Sequence[str], settings: Settings
+    ) -> list[dict[str, Any]]:
+        """One plain answer for each row: what ``answer`` names, its probability (``score``), and what else there is.
+
+        Those that came next are in ``scores``, names and probabilities, best first, the answer itself included.
+        """
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

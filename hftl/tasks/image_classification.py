@@ -116,7 +116,11 @@ class ImageClassification(Classification):
         frequencies = self.frequencies(dataset)
         return ImageExamples(dataset, processor, view_size(processor), self, augment, frequencies=frequencies)
 
-    def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
+    def read_inputs(
+        self,
+        inputs: Sequence[Any],
+        processor: Any,  # noqa: ARG002
+    ) -> tuple[Dataset, list[BadRow]]:
         """Images as objects, files, folders of files, or a table with a column of images."""
         import numpy as np
         from datasets import Dataset

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
-from hftl.quiet import quiet_datasets, quiet_transformers
+from hftl.quiet import quiet_datasets
 from hftl.tasks._classification import Classification, targets_of
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 
 CUT_VERSION = 1
 """To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""
-CACHED_ROWS = 1000
-"""Fewer rows are tokenised anew faster than they are found."""
-PAD_TO = 8
-"""Batches are as long as their longest text, rounded up to a multiple of this, as tensor cores want it. On a CPU fewer
-shapes are computed, and freed memory fits again: MiniLM, IMDb (max_rows 480, seed 0) at 256 tokens, one epoch of
-``Phase("all")`` in steps of 16 rows, bfloat16, 2 cores of an AMD EPYC: the last 28 of 30 steps take 25 s, and 29 s with
-1 here (means of two)."""
 BETWEEN = "|||"
 """What separates the two texts of a pair that is given as one string."""
 HEAD_SHARE = 0.25
@@ -70,38 +63,11 @@ class TextClassification(Classification):
             raise HftlError(f"max_length: {self.max_length} is too short; use at least 8 tokens")
 
     def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
-        """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts.
+        """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts."""
+        from hftl.data import tokens
 
-        Where it has no padding token (GPT-2, Llama), its end-of-text token pads, on the right.
-
-        Raises:
-            HftlError: the checkpoint has none, or one without any token to pad with.
-        """
-        from transformers import AutoTokenizer
-
-        try:
-            with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(
-                    model,
-                    trust_remote_code=trust_remote_code,
-                    truncation_side="left" if self.truncation == "tail" else "right",  # set later, it is not saved
-                )
-        except (OSError, ValueError, ImportError) as error:
-            raise HftlError(
-                f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it "
-                f"({str(error).splitlines()[0]})"
-            ) from None
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made of nothing, it would take every word for unknown
-            raise HftlError(f"--model {model}: no tokenizer loads from it; save the one it was trained with beside it")
-        if not hasattr(tokenizer, "backend_tokenizer"):
-            raise HftlError(f"--model {model}: its tokenizer has no fast version (tokenizer.json), which hftl needs")
-        if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
-            tokenizer.padding_side = "right"  # on the left it would shift GPT-2's positions
-        if tokenizer.pad_token is None:
-            raise HftlError(f"--model {model}: its tokenizer has no padding token; set pad_token in its folder")
-        tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
-        return tokenizer
+        side: Literal["left", "right"] = "left" if self.truncation == "tail" else "right"
+        return tokens.load(model, trust_remote_code, self.max_length, side)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         """The model learns what pads: GPT-2's kind classifies the last token that is no padding."""
@@ -136,7 +102,11 @@ class TextClassification(Classification):
             notes.append("this model's tokenizer puts nothing between the two texts of a pair")
         return TextExamples(tokenised, processor, lengths, tuple(notes), self.frequencies(dataset))
 
-    def read_inputs(self, inputs: Sequence[Any]) -> tuple[Dataset, list[BadRow]]:
+    def read_inputs(
+        self,
+        inputs: Sequence[Any],
+        processor: Any,  # noqa: ARG002
+    ) -> tuple[Dataset, list[BadRow]]:
         """Texts as strings, .txt files, folders of them, or tables with a column of texts.
 
         Where the rows are pairs: two strings, one string with ``|||`` between the two, or tables with both columns.
@@ -216,12 +186,11 @@ class TextExamples:
     @functools.cached_property
     def digest(self) -> str:
         """See ``Examples``."""
+        from hftl.data import tokens
         from hftl.data.digests import table_digest
 
         columns = [name for name in ("input_ids", "token_type_ids", "label") if name in self.dataset.column_names]
-        tokenizer = self.tokenizer
-        padding = (tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side, PAD_TO)
-        return table_digest(self.dataset, columns, tokenizer.model_input_names, padding)
+        return table_digest(self.dataset, columns, *tokens.padding_of(self.tokenizer))
 
     def at(self, seed: Sequence[int]) -> TextExamples:  # noqa: ARG002 (texts have no random views)
         """See ``Examples``."""
@@ -234,14 +203,11 @@ class TextExamples:
         """See ``Examples``."""
         import torch
 
+        from hftl.data import tokens
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
-        unpadded = {name: rows[name] for name in ("input_ids", "token_type_ids") if name in rows}
-        longest = max(map(len, unpadded["input_ids"]))
-        length = min(-(-longest // PAD_TO) * PAD_TO, self.tokenizer.model_max_length)
-        inputs = self.tokenizer.pad(unpadded, padding="max_length", max_length=length, return_tensors="pt")
-        return Batch(dict(inputs), targets_of(rows), torch.tensor(indices))
+        return Batch(tokens.padded(self.tokenizer, rows), targets_of(rows), torch.tensor(indices))
 
 
 def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
@@ -250,19 +216,12 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     Pairs also get ``token_type_ids`` where the tokenizer's model takes them. Many rows are kept in the cache folder of
     ``datasets``, under a name made of the rows' fingerprint, the tokenizer's whole state and the way of cutting.
     """
-    import hashlib
-
-    from datasets import config
+    from hftl.data import tokens
 
     columns = [name for name in ("text", "pair") if name in dataset.column_names]
     with_types = len(columns) == 2 and "token_type_ids" in tokenizer.model_input_names
-    parts = (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.model_max_length, truncation)
-    key = "\n".join(map(str, (*parts, HEAD_SHARE, CUT_VERSION, *columns[1:], *(["types"] if with_types else []))))
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    file = None
-    if len(dataset) >= CACHED_ROWS:
-        file = Path(config.HF_DATASETS_CACHE) / "hftl" / f"{name}.arrow"
-        file.parent.mkdir(parents=True, exist_ok=True)
+    settings = (truncation, HEAD_SHARE, CUT_VERSION, *columns[1:], *(["types"] if with_types else []))
+    file = tokens.cache_file(dataset, tokenizer, *settings)
     limit = tokenizer.model_max_length
     fields = ["input_ids", "token_type_ids"] if with_types else ["input_ids"]
 
@@ -288,10 +247,8 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
             batched=True,
             input_columns=columns,
             remove_columns=columns,
-            new_fingerprint=name,
-            cache_file_name=None if file is None else str(file),
-            keep_in_memory=file is None,
             desc="Tokenising",
+            **tokens.kept_in(file, len(dataset)),
         )
 
 

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import Job
+from benchmarks.plan import TASKS, Job
+
+from hftl.tasks import find
 
 
 def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
@@ -31,7 +33,13 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
     model, processor = load_model(job)
     data = load_from_disk(job.data)
     collator = None
-    if job.source.kind == "text":
+
+    def score(found: Any) -> dict[str, float]:
+        return {"score": float(np.mean(found.predictions.argmax(-1) == found.label_ids))}
+
+    if job.source.kind == "question":
+        data, score = padded_questions(job, data, processor)
+    elif job.source.kind == "text":
         grouped = job.well_set_up
         columns = [name for name in data["train"].column_names if name != "label"]
 
@@ -61,7 +69,7 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
 
         def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
             stamps.append(time.perf_counter())
-            scores.append(metrics["eval_accuracy"])
+            scores.append(metrics["eval_score"])
 
     arguments = tf.TrainingArguments(
         output_dir=str(folder / "trainer"),
@@ -78,7 +86,7 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        remove_unused_columns=job.source.kind == "text",
+        remove_unused_columns=job.source.kind != "image",
         dataloader_num_workers=job.workers,
         dataloader_persistent_workers=job.workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -92,13 +100,53 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
         eval_dataset=data["validation"],
         data_collator=collator,
         processing_class=processor,
-        compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(-1) == found.label_ids))},
+        compute_metrics=score,
         callbacks=[Clock()],
     )
     begun = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "epoch_seconds": differences(stamps), "accuracies": scores}
+
+
+def padded_questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable[[Any], dict[str, float]]]:
+    """Windows all padded to one length, and F1 by trying the best starts with the best ends: as Trainer's examples.
+
+    The threshold of no answer is tuned as hftl does, so that the two F1 compare.
+    """
+    import numpy as np
+
+    from hftl.data.windows import cut_windows
+    from hftl.metrics import compare_answers
+    from hftl.tasks._spans import threshold
+
+    names = {"first": "start_positions", "last": "end_positions"}
+    task, length = task_of(job, job.data), job.source.size
+    windows = {name: cut_windows(split, tokenizer, job.source.size // 3) for name, split in data.items()}
+    padded = {
+        name: split.map(lambda rows: dict(tokenizer.pad(rows, padding="max_length", max_length=length)), batched=True)
+        for name, split in windows.items()
+    }
+    contexts, golds = data["validation"]["context"], [each["text"] for each in data["validation"]["answers"]]
+
+    def score(found: Any) -> dict[str, float]:
+        best = dict.fromkeys(range(len(contexts)), (-np.inf, ""))
+        null = dict.fromkeys(best, np.inf)
+        starts, ends = found.predictions[:2]
+        for window, start, end in zip(windows["validation"], starts, ends, strict=True):
+            question, begins, finishes = window["question_row"], window["begins"], window["ends"]
+            null[question] = min(null[question], start[0] + end[0])
+            for i in np.argsort(start)[-1:-21:-1].tolist():
+                for j in np.argsort(end)[-1:-21:-1].tolist():
+                    inside = i < len(begins) and j < len(begins) and begins[i] >= 0 and begins[j] >= 0
+                    if inside and i <= j < i + task.max_answer_length and start[i] + end[j] > best[question][0]:
+                        best[question] = start[i] + end[j], contexts[question][begins[i] : finishes[j]]
+        spans, nothing = [text for _, text in best.values()], [""] * len(best)
+        margin = np.clip([null[question] - value for question, (value, _) in best.items()], -1e6, 1e6)
+        each = [np.array([compare_answers(*pair)[0] for pair in zip(g, golds, strict=True)]) for g in (spans, nothing)]
+        return {"score": float(np.where(margin > threshold(margin, *each), each[1], each[0]).mean())}
+
+    return {name: split.rename_columns(names) for name, split in padded.items()}, score
 
 
 class CachedImages:
@@ -180,7 +228,7 @@ def hftl(job: Job, folder: Path) -> dict[str, Any]:
             stamps.append(now)
         elif isinstance(record, Evaluated) and record.split == "validation":
             stamps.append(now)
-            scores.append(record.scores["accuracy"])
+            scores.append(next(iter(record.scores.values())))
         elif isinstance(record, PhaseEnded):
             phase = now - begun
     stored = size_of(folder / "store")
@@ -212,8 +260,10 @@ def bound(job: Job, folder: Path) -> dict[str, Any]:
 
 def task_of(job: Job, data: Any) -> Any:
     """hftl's task on these data; its image processor and tokenizer serve all contenders."""
-    from hftl.tasks import ImageClassification, TextClassification
+    from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
 
+    if job.source.kind == "question":
+        return QuestionAnswering(data, max_length=job.source.size)
     common: dict[str, Any] = {"data": data, "lone_labels": "keep"}  # few rows may lack a label
     if job.source.kind == "image":
         return ImageClassification(**common, image_size=job.source.size, augment=job.augment)
@@ -250,10 +300,10 @@ def load_model(job: Job) -> tuple[Any, Any]:
     if job.well_set_up or job.way == "script":
         keep_freed_memory()  # as hftl does
     torch.manual_seed(job.seed)
-    auto = tf.AutoModelForImageClassification if job.source.kind == "image" else tf.AutoModelForSequenceClassification
-    model = auto.from_pretrained(
+    asked = job.source.kind == "question"
+    model = getattr(tf, find(TASKS[job.source.kind]).auto_class).from_pretrained(
         job.source.model,
-        num_labels=load_from_disk(job.data)["train"].features["label"].num_classes,
+        num_labels=2 if asked else load_from_disk(job.data)["train"].features["label"].num_classes,
         ignore_mismatched_sizes=True,
         dtype=torch.float32,
     )

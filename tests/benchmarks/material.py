@@ -38,8 +38,14 @@ def find_sources(shared: Path, samples: Path, work: Path, quick: bool, gpu: bool
         bert = full_size("BERT-base", work, tokenizer=str(text[1]))
         texts = (Source(f"BERT-base on {text[2].name}", "text", str(bert), str(text[2]), size[1]),)
         notes.append("models of full size with random weights: their accuracies say nothing")
+    squad = shared / "data/squad_v2"
+    asked = (
+        [Source("MiniLM on SQuAD 2.0", "question", str(text[1]), str(squad), 64 if quick else 384)]
+        if squad.is_dir()
+        else []
+    )
     short = [Source("short film reviews", "text", s.model, str(reviews), size[2]) for s in texts if reviews.is_dir()]
-    return Sources(images, texts, tuple(short), tuple(notes))
+    return Sources(images, texts, tuple(short), tuple(asked), tuple(notes))
 
 
 def full_size(name: str, work: Path, tokenizer: str = "") -> Path:
@@ -74,7 +80,8 @@ def provide_data(job: Job, work: Path) -> str:
 
         rows = job.measured_rows
         with quiet_datasets():
-            splits = synthetic(rows) if job.way == "memory" else real(job.source, rows, job.seed)
+            make = questions if job.source.kind == "question" else real
+            splits = synthetic(rows) if job.way == "memory" else make(job.source, rows, job.seed)
             splits.save_to_disk(str(folder))
     return str(folder)
 
@@ -99,6 +106,24 @@ def real(source: Source, rows: Rows, seed: int) -> Any:
     sample = sample.class_encode_column("label")
     train, validation = sample.select(range(rows.train)), sample.select(range(rows.train, rows.total))
     return DatasetDict({"train": train, "validation": validation})
+
+
+def questions(source: Source, rows: Rows, seed: int) -> Any:
+    """A seeded sample of each split's questions."""
+    from datasets import DatasetDict
+
+    from hftl.tasks import QuestionAnswering
+
+    splits = QuestionAnswering(source.data, max_length=source.size, doc_stride=16).load_data(
+        seed, source.model, False, False
+    )
+    chosen = {"train": (splits.train, rows.train), "validation": (splits.validation, rows.validation)}
+    return DatasetDict(
+        {
+            name: split.shuffle(seed=seed).select(range(count)).flatten_indices().remove_columns("row")
+            for name, (split, count) in chosen.items()
+        }
+    )
 
 
 def synthetic(rows: Rows) -> Any:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from hftl.tasks import find
 
-GROUPS = ("probe-images", "probe-text", "full-images", "full-text", "overhead", "memory")
+GROUPS = ("probe-images", "probe-text", "full-images", "full-text", "questions", "overhead", "memory")
 FEATURES = 1280
 """Width of the features in the measurement of memory."""
+TASKS = {"image": "image-classification", "text": "text-classification", "question": "question-answering"}
 STARTUP = 9.0
 """Seconds that a process takes before its first step: imports, reading, loading."""
 RATES: dict[tuple[str, int, str], tuple[float, float]] = {
@@ -24,6 +25,9 @@ RATES: dict[tuple[str, int, str], tuple[float, float]] = {
     ("text", 512, "plain"): (13, 0.9),
     ("text", 512, "fp32"): (20, 1.8),
     ("text", 512, "bf16"): (40, 8),
+    ("question", 384, "plain"): (14, 1.5),
+    ("question", 384, "fp32"): (30, 4),
+    ("question", 384, "bf16"): (60, 14),
     ("text", 128, "plain"): (150, 60),
     ("text", 128, "fp32"): (200, 80),
     ("text", 128, "bf16"): (400, 160),
@@ -36,7 +40,7 @@ class Source:
     """A model and labelled data for it; ``size`` is the height and width in pixels, or the most tokens."""
 
     name: str
-    kind: Literal["image", "text"]
+    kind: Literal["image", "text", "question"]
     model: str
     data: str
     size: int
@@ -99,7 +103,7 @@ class Job:
     @property
     def lr(self) -> float:
         """The learning rate that hftl has for this by default."""
-        task = find(f"{self.source.kind}-classification")
+        task = find(TASKS[self.source.kind])
         return float(task.head_lr if self.unfreeze == "head" else task.lr)
 
     @property
@@ -134,6 +138,7 @@ class Scale:
     images: Rows = Rows(256, 64)
     long_texts: Rows = Rows(48, 16)
     short_texts: Rows = Rows(512, 128)
+    questions: Rows = Rows(96, 64)
     steps: tuple[int, int] = (600, 200)
     """Of the tiny model, and of the one whose steps take at least 20 ms."""
     memory: tuple[int, int] = (10_000, 100_000)
@@ -142,13 +147,13 @@ class Scale:
     def quick(cls) -> Scale:
         """A look at whether everything runs."""
         few, fewer = Rows(48, 16), Rows(24, 8)
-        return cls(few, fewer, fewer, 3, fewer, few, few, few, (60, 20), (200, 2000))
+        return cls(few, fewer, fewer, 3, fewer, few, few, few, few, (60, 20), (200, 2000))
 
     @classmethod
     def gpu(cls) -> Scale:
         """Nothing is so slow there that less of it has to do."""
         whole = Rows(1024, 256)
-        return cls(whole, whole, whole, 10, whole, whole, whole, whole)
+        return cls(whole, whole, whole, 10, whole, whole, whole, whole, whole)
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class Sources:
     images: tuple[Source, ...]
     texts: tuple[Source, ...]
     short_texts: tuple[Source, ...]
+    questions: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -173,6 +179,8 @@ def jobs(only: tuple[str, ...], sources: Sources, scale: Scale, best: str, seed:
     if "full-text" in only:
         found += [job for s in long_texts for job in _full("full-text", s, scale.long_texts, best, batch=16)]
         found += [job for s in sources.short_texts for job in _full("full-text", s, scale.short_texts, best)]
+    if "questions" in only:
+        found += [job for s in sources.questions for job in _questions(s, scale.questions, best)]
     trials = {(job.source.kind, workers) for job in found if job.well_set_up for workers in (0, 2)}
     found = [_trial(kind, workers, sources, scale, best) for kind, workers in sorted(trials)] + found
     if "overhead" in only:
@@ -213,6 +221,14 @@ def _full(group: str, source: Source, rows: Rows, best: str, batch: int = 32) ->
             yield Job(group, "Trainer, well set up", "trainer", well_set_up=True, precision=precision, **common)
     if source.kind == "image":
         yield Job(group, "hftl, defaults", "hftl", precision=best, augment="crop-flip", **common)
+
+
+def _questions(source: Source, rows: Rows, best: str) -> Iterator[Job]:
+    """Questions on texts, one epoch of full fine-tuning; Trainer as its examples do it, every window padded."""
+    common: dict[str, Any] = {"source": source, "unfreeze": "all", "rows": rows, "measured_rows": rows, "batch": 16}
+    for precision in dict.fromkeys(("fp32", best)):
+        for name, way in (("Trainer", "trainer"), ("hftl", "hftl")):
+            yield Job("questions", name, way, precision=precision, **common)  # type: ignore[arg-type]  # two of the ways
 
 
 def _trial(kind: str, workers: int, sources: Sources, scale: Scale, best: str) -> Job:

@@ -14,6 +14,7 @@ TITLES = {
     "probe-text": "Linear probe, {epochs} epochs with evaluation each: {source}, {size} tokens",
     "full-images": "Full fine-tuning, one epoch: {source}, {size} px",
     "full-text": "Full fine-tuning, one epoch: {source}, at most {size} tokens",
+    "questions": "Question answering, full fine-tuning, one epoch: {source}, windows of {size} tokens",
 }
 COLUMNS = ("Trainer", "Trainer, well set up", "script", "hftl", "hftl, store off", "hftl, defaults", "bound")
 SHORT = "short film reviews"
@@ -75,7 +76,8 @@ def reported(job: Job, repetition: dict[str, Any]) -> float:
 def targets(found: Found) -> Iterator[Target]:
     """Every claim whose measurements are there."""
     for group, source in found.comparisons():
-        yield from _probe(found, group, source) if group.startswith("probe") else _full(found, group, source)
+        make = {"probe": _probe, "full": _full, "questions": _questions}[group.partition("-")[0]]
+        yield from make(found, group, source)
     loops = {job.contender: job.key.split(" / ") for job in found.jobs if job.group == "overhead"}
     for text, name, limit, unit in (
         ("tiny BERT", "overhead_us", 500.0, " µs a step"),
@@ -132,12 +134,24 @@ def _full(found: Found, group: str, source: str) -> Iterator[Target]:
         yield Target(f"{source}, full, defaults of each: Trainer's time / hftl's", 2 if images else 3, ratio)
 
 
+def _questions(found: Found, group: str, source: str) -> Iterator[Target]:
+    for claim, limit, theirs, ours in (
+        *((precision, 1.9, precision, precision) for precision in dict.fromkeys(("fp32", found.best))),
+        ("defaults of each", 4.0, "fp32", found.best),
+    ):
+        parts = (group, source, "Trainer", theirs), (group, source, "hftl", ours)
+        if all(found.has(*each) for each in parts):
+            ratio = found.seconds(*parts[0]) / found.seconds(*parts[1])
+            yield Target(f"{source}, {claim}: Trainer's time / hftl's", limit, ratio)
+
+
 def comparison(found: Found, group: str, source: str) -> str:
     """Seconds by precision and contender, with the accuracy after the last epoch where all epochs were run."""
     jobs = [job for job in found.jobs if (job.group, job.source.name) == (group, source)]
     columns = [name for name in COLUMNS if any(job.contender == name for job in jobs)]
     title = TITLES[group].format(epochs=max(j.epochs for j in jobs), source=source, size=jobs[0].source.size)
-    lines = [f"**{title}** ({_rows(jobs[0].rows)}, batch {jobs[0].batch}; seconds, accuracy)", ""]
+    score = "F1" if group == "questions" else "accuracy"
+    lines = [f"**{title}** ({_rows(jobs[0].rows)}, batch {jobs[0].batch}; seconds, {score})", ""]
     lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for precision in dict.fromkeys(job.precision for job in jobs):
         cells = {job.contender: _cell(found, job) for job in jobs if job.precision == precision}

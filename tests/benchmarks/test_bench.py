@@ -11,6 +11,7 @@ from benchmarks import bench, contenders
 from benchmarks.material import provide_data
 from benchmarks.plan import Job, Rows, Scale, Source, Sources, chosen_workers, jobs
 from benchmarks.table import Found, markdown, reported, targets
+from datasets import load_from_disk
 
 IMAGES = Source("photos", "image", "model", "data", 32)
 HEAD = {
@@ -130,3 +131,21 @@ def test_a_contender_is_run_as_the_job_in_its_folder_says(
         accuracy in [pytest.approx(right / 12) for right in range(13)] for accuracy in found.get("accuracies", [])
     )
     assert found["seconds"] >= sum(found.get("epoch_seconds", []))
+
+
+@pytest.mark.parametrize("way", ["hftl", "trainer"])
+def test_questions_are_answered_in_both_ways(
+    way: Any, squad: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(16, 8)
+    source = Source("squad", "question", str(tiny_model("bert")), str(squad), 32)
+    job = Job("questions", "", way, source, rows=rows, measured_rows=rows, unfreeze="all", batch=8)
+    job = replace(job, data=provide_data(job, tmp_path))
+    (tmp_path / "job.json").write_text(json.dumps(asdict(job)))
+    monkeypatch.setattr(sys, "argv", ["contenders", str(tmp_path)])
+    contenders.main()
+    found = json.loads((tmp_path / "result.json").read_text())
+    (score,) = found["accuracies"]
+    answers = load_from_disk(job.data)["validation"]["answers"][:]
+    assert sum(not each["text"] for each in answers) / 8 <= score <= 1  # the threshold may always say: none
+    assert len(found["epoch_seconds"]) == 1

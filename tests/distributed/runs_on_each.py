@@ -1,6 +1,6 @@
 """What each process of ``test_processes.py`` does, whether it is one of one or of two; it writes down what it saw.
 
-torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS VIT RESNET BERT
+torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS SQUAD VIT RESNET BERT
 """
 
 import json
@@ -15,7 +15,7 @@ from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.layers import digest
 from hftl.records import EvaluationProgress, PhaseEnded, RunStarted, StepTaken
 from hftl.runtime import Runtime
-from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
 
 HEAD = Phase("head", 2, 1e-2)
 
@@ -42,7 +42,7 @@ def fit(recipe: Recipe[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    out, photos, reviews, vit, resnet, bert = map(Path, sys.argv[1:])
+    out, photos, reviews, squad, vit, resnet, bert = map(Path, sys.argv[1:])
     rank = int(os.environ.get("RANK", "0"))
     common: dict[str, Any] = {"precision": "fp32", "head_dropout": 0.0, "log_every": 1, "eval_batch_size": 2}
     images = ImageClassification(str(photos), max_rows=23)  # steps of 11, 11 and 1 rows
@@ -80,6 +80,17 @@ def main() -> None:
             )
         ),
     }
+    seen["questions"] = fit(
+        Recipe(
+            task=QuestionAnswering(str(squad), max_length=32, doc_stride=8, max_answer_length=5),
+            model=str(bert),
+            phases=(HEAD, Phase("all", 1, 1e-3)),
+            batch_size=8,
+            output_dir=str(out / "questions"),
+            **common,
+        )
+    )
+    seen["asked"] = Predictor(out / "questions")(str(squad / "validation.jsonl"))
     seen["evaluated"] = Predictor(out / "texts").evaluate("validation")
     seen["answers"] = [answer["score"] for answer in Predictor(out / "texts")(["good film", "awful plot", "the scene"])]
 

@@ -16,9 +16,9 @@ ROOT = Path(hftl.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, photos, reviews, tiny_model):
+def seen(tmp_path_factory, photos, reviews, squad, tiny_model):
     """What each process saw, of one (key 1) and of two (key 2), and the folder."""
-    data = [str(path) for path in (photos, reviews, *map(tiny_model, ("vit", "resnet", "bert")))]
+    data = [str(path) for path in (photos, reviews, squad, *map(tiny_model, ("vit", "resnet", "bert")))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     found = {}
     for processes in (1, 2):
@@ -33,7 +33,7 @@ def seen(tmp_path_factory, photos, reviews, tiny_model):
     return found
 
 
-RUNS = ("phases", "statistics", "texts")
+RUNS = ("phases", "questions", "statistics", "texts")
 
 
 def test_two_processes_were_started(seen):
@@ -44,7 +44,7 @@ def test_two_processes_were_started(seen):
 @pytest.mark.parametrize("run", RUNS)
 def test_all_processes_hold_equal_parameters_after_every_phase(run, seen):
     (first, second), _ = seen[2]
-    assert len(first[run]["own"]) == {"phases": 4, "statistics": 1, "texts": 2}[run]
+    assert len(first[run]["own"]) == {"phases": 4, "questions": 2, "statistics": 1, "texts": 2}[run]
     assert first[run]["own"] == second[run]["own"] == first[run]["told"] == second[run]["told"]
     assert len(set(first[run]["own"])) == len(first[run]["own"])  # every phase has changed something
 
@@ -81,12 +81,24 @@ def test_every_row_is_evaluated_once_and_scores_are_those_of_a_single_process(se
     assert two["answers"] == pytest.approx([answer["score"] for answer in answers], abs=1e-6)
 
 
+def test_questions_are_answered_as_by_a_single_process(seen, squad):
+    from hftl import Predictor
+
+    (two, other), out = seen[2]
+    alone = Predictor(out / "questions")
+    assert two["asked"] == other["asked"]
+    assert len(two["asked"]) == 12
+    for found, own in zip(two["asked"], alone(str(squad / "validation.jsonl")), strict=True):
+        assert found.pop("scores") == pytest.approx(own.pop("scores"), abs=1e-6)
+        assert found == {**own, "score": pytest.approx(own["score"], abs=1e-6)}
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_one_process_writes(run, seen):
     _, out = seen[2]
     lines = [json.loads(line)["record"] for line in (out / run / "history.jsonl").read_text().splitlines()]
     assert lines.count("RunStarted") == lines.count("RunEnded") == 1
-    assert sorted(path.name for path in out.iterdir()) == ["phases", "seen-0.json", "seen-1.json", *RUNS[1:]]
+    assert sorted(path.name for path in out.iterdir()) == sorted(["seen-0.json", "seen-1.json", *RUNS])
     assert not [path for path in (out / run).rglob("*") if path.name.endswith(".part")]
     assert not (out / run / "checkpoints").exists()
 

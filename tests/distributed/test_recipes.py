@@ -12,6 +12,7 @@ import hftl
 
 ROOT = Path(hftl.__file__).parents[1]
 RUNS = {
+    "question_answering": ("squad_v2", "minilm_l6_bert_fp16", ["--task.max-length", "128", "--task.doc-stride", "32"]),
     "text_classification": ("imdb", "minilm_l6_bert_fp16", ["--task.max-length", "32", "--phases", "lora"]),
     "image_classification": ("cifar10", "mobilenet_v2_1.0_224", ["--task.image-size", "64", "--phases", "gradual"]),
 }
@@ -33,7 +34,7 @@ def test_two_processes_agree_after_every_phase_of_a_recipe(recipe, shared, tmp_p
     assert done.stdout.count("2 processes x 16 rows") == done.stdout.count("result after") == 1  # one of them speaks
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     ended = [record for record in history if record["record"] == "PhaseEnded"]
-    assert len(ended) == {"text_classification": 2, "image_classification": 4}[recipe]
+    assert len(ended) == {"question_answering": 2, "text_classification": 2, "image_classification": 4}[recipe]
     for phase in ended:  # the run stops where the processes' digests differ
         assert f"2 processes agree on {phase['digest'][:8]}" in done.stdout
     assert len({phase["digest"] for phase in ended}) == len(ended)

@@ -22,9 +22,10 @@ from datasets import Dataset
 
 from hftl import Phase, Predictor, Recipe, Store, Trainer, strategies
 from hftl.data.images import read_image
+from hftl.metrics import Squad, normalised_answer
 from hftl.predictor import drain, outputs_of
 from hftl.records import Evaluated, FeaturesReady, PhaseEnded
-from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 needs_samples = pytest.mark.skipif(
@@ -213,3 +214,26 @@ def test_stored_features_give_the_logits_of_any_batch_to_rounding(
     assert FeaturesReady in records
     computed = logits(trainer, 7)
     assert np.abs(stored - computed).max() <= apart * max(1, np.abs(computed).max())
+
+
+def likeliest_sentence(question: str, context: str) -> str:
+    """The sentence that has most of the question's words, of those with equally many the shortest."""
+    asked = set(normalised_answer(question).split())
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+", context) if part]
+    return max(sentences, key=lambda part: (len(asked & set(normalised_answer(part).split())), -len(part)))
+
+
+@pytest.mark.shared
+def test_questions_are_answered_better_than_by_the_likeliest_sentence(shared: Path, tmp_path: Path) -> None:
+    task = QuestionAnswering(str(shared / "data" / "squad_v2"), max_rows=1200, max_length=256, doc_stride=64)
+    model = str(shared / "models" / "minilm_l6_bert_fp16")
+    recipe = Recipe(task, model, (Phase("all", 2, 1e-4),), str(tmp_path / "run"))
+    trainer = Trainer(recipe)
+    scores = trainer.fit(lambda record: None).scores["validation"]
+    rows = [row for row in trainer.ready.splits.validation if row["answers"]["text"]]
+    sentences = [likeliest_sentence(row["question"], row["context"]) for row in rows]
+    baseline = Squad()._compute(sentences, [row["answers"]["text"] for row in rows])
+    assert scores["f1"] > trainer.ready.majority()["f1"] + 0.01
+    assert scores["forced_f1"] > baseline["f1"] + 0.05
+    again = Predictor(tmp_path / "run").evaluate("validation")
+    assert again == pytest.approx(scores)

@@ -12,9 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hftl import Phase, Recipe, Trainer
+from hftl import Phase, Recipe, Trainer, tasks
 from hftl.cli import parse_recipe
-from hftl.tasks import ImageClassification, TextClassification
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -29,11 +28,12 @@ def typed(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("task", ["image-classification", "text-classification"])
+@pytest.mark.parametrize("task", ["image-classification", "question-answering", "text-classification"])
 def test_script_command_and_library_give_the_same_model(
-    task: str, tiny_model: TinyModel, photos: Path, reviews: Path, tmp_path: Path
+    task: str, tiny_model: TinyModel, photos: Path, reviews: Path, squad: Path, tmp_path: Path
 ) -> None:
-    data, model = (photos, tiny_model("vit")) if task.startswith("image") else (reviews, tiny_model("bert"))
+    data = {"image-classification": photos, "question-answering": squad, "text-classification": reviews}[task]
+    model = tiny_model("vit" if task.startswith("image") else "bert")
     config = tmp_path / "recipe.yaml"
     phases = [{"unfreeze": "head", "epochs": 1, "lr": 1e-2}, {"unfreeze": 2, "epochs": 1, "lr": 1e-3}]
     declared = {"task": {"name": task, "data": str(data)}, "model": str(model), "phases": phases, "batch_size": 16}
@@ -43,9 +43,8 @@ def test_script_command_and_library_give_the_same_model(
     typed("-m", "hftl", "fit", str(config), *changed, str(tmp_path / "command"))
     script = f"recipes/{task.replace('-', '_')}.py"
     typed(script, "--config", str(config), *changed, str(tmp_path / "script"))
-    own = ImageClassification(str(data)) if task.startswith("image") else TextClassification(str(data))
     recipe = Recipe(
-        task=own,
+        task=tasks.find(task)(str(data)),
         model=str(model),
         phases=(Phase("head", 1, 1e-2), Phase(2, 1, 3e-5)),
         batch_size=16,
@@ -69,7 +68,7 @@ def test_every_config_is_a_recipe_and_opens_with_its_command(config: Path) -> No
     assert any(f"hftl fit recipes/configs/{config.name}" in line for line in commands)
 
 
-@pytest.mark.parametrize("script", ["image_classification", "text_classification"])
+@pytest.mark.parametrize("script", ["image_classification", "question_answering", "text_classification"])
 def test_every_script_opens_with_its_command_and_has_help(script: str) -> None:
     text = (ROOT / "recipes" / f"{script}.py").read_text()
     assert f"python recipes/{script}.py --task.data" in text.partition('"""')[2].partition('"""')[0]

@@ -230,7 +230,7 @@ def loaded_after(code: str) -> list[str]:
     [
         "import hftl",
         "from hftl import HftlError, Phase, Recipe, strategies",
-        "from hftl.tasks import ImageClassification, TextClassification",
+        "from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification",
         "from hftl.cli import main; main(['--help'])",
         "from hftl.cli import main; main([])",
     ],

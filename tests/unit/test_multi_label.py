@@ -90,7 +90,7 @@ def test_the_majority_answers_with_the_commonest_labels():
 
 
 def test_answers_are_the_labels_that_reach_their_thresholds():
-    first, _, _, _, last = TASK.answers({"logits": LOGITS}, ("a", "b", "c"), SETTINGS)
+    first, _, _, _, last = TASK.answers({"logits": LOGITS}, rows_of(HOT), ("a", "b", "c"), SETTINGS)
     assert list(first) == ["labels", "label", "score", "scores"]
     assert (first["labels"], first["label"]) == (["a", "b"], "a")
     assert first["scores"] == pytest.approx({"a": 0.880797, "b": 0.731059, "c": 0.268941}, abs=1e-6)

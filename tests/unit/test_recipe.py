@@ -224,7 +224,9 @@ def test_phases_may_be_the_name_of_a_strategy(one_line_error):
 
 
 def test_an_unknown_task(one_line_error):
-    with one_line_error("video-classification: no such task", "image-classification, text-classification"):
+    with one_line_error(
+        "video-classification: no such task", "image-classification, question-answering, text-classification"
+    ):
         read({**PLAIN, "task": {"name": "video-classification"}})
 
 

@@ -43,9 +43,9 @@ def test_a_task_is_found_by_its_file(name):
 
 
 def test_what_is_no_task(one_line_error):
-    assert tasks.names() == ["image-classification", "text-classification"]
+    assert tasks.names() == ["image-classification", "question-answering", "text-classification"]
     for name in ("base", "-classification", "image_classification", ""):
-        with one_line_error(f"{name}: no such task", "image-classification, text-classification"):
+        with one_line_error(f"{name}: no such task", "image-classification, question-answering, text-classification"):
             tasks.find(name)
     with pytest.raises(AttributeError, match="VideoClassification"):
         _ = tasks.VideoClassification
@@ -96,7 +96,7 @@ def test_the_majority_is_learnt_from_the_training_rows():
 
 
 def test_answers_are_probabilities_of_all_labels_best_first():
-    found = TextClassification(data="a").answers({"logits": LOGITS}, ("a", "b", "c"), {})
+    found = TextClassification(data="a").answers({"logits": LOGITS}, ROWS, ("a", "b", "c"), {})
     assert [answer["label"] for answer in found] == ["a", "b", "a", "c"]
     for answer in found:
         assert sum(answer["scores"].values()) == pytest.approx(1)
@@ -445,7 +445,7 @@ def test_two_classes_of_one_name_keep_the_higher_probability():
     from hftl.tasks import ImageClassification
 
     logits = np.log(np.array([[0.7, 0.1, 0.2]], dtype=np.float32))
-    (answer,) = ImageClassification("x").answers({"logits": logits}, ("crane", "heron", "crane"), {})
+    (answer,) = ImageClassification("x").answers({"logits": logits}, ROWS, ("crane", "heron", "crane"), {})
     assert answer["label"] == "crane"
     assert answer["score"] == pytest.approx(0.7)
     assert answer["scores"]["crane"] == pytest.approx(0.7)

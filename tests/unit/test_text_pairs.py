@@ -159,7 +159,7 @@ def test_head_and_tail_of_both_texts(tiny_model: TinyModel) -> None:
 
 def test_another_second_text_is_tokenised_anew(tiny_model: TinyModel, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr("hftl.tasks.text_classification.CACHED_ROWS", 1)
+    monkeypatch.setattr("hftl.data.tokens.CACHED_ROWS", 1)
     tokenizer = TextClassification(data="a").load_processor(str(tiny_model("bert")), False)
     rows = datasets.Dataset.from_dict({"text": ["good"], "a": ["film"], "b": ["very bad plot"]})
     kept = [rows, rows.rename_column("a", "pair"), rows.rename_column("b", "pair")]
