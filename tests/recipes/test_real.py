@@ -225,15 +225,19 @@ def likeliest_sentence(question: str, context: str) -> str:
 
 @pytest.mark.shared
 def test_questions_are_answered_better_than_by_the_likeliest_sentence(shared: Path, tmp_path: Path) -> None:
-    task = QuestionAnswering(str(shared / "data" / "squad_v2"), max_rows=1200, max_length=256, doc_stride=64)
+    """On those that have an answer: to learn when there is none takes longer."""
+    for split in ("train", "validation"):
+        document = json.loads((shared / "data" / "squad_v2" / f"{split}.json").read_text(encoding="utf-8"))
+        for paragraph in (paragraph for article in document["data"] for paragraph in article["paragraphs"]):
+            paragraph["qas"] = [each for each in paragraph["qas"] if not each["is_impossible"]]
+        (tmp_path / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
+    task = QuestionAnswering(str(tmp_path), max_length=192)
     model = str(shared / "models" / "minilm_l6_bert_fp16")
-    recipe = Recipe(task, model, (Phase("all", 2, 1e-4),), str(tmp_path / "run"))
-    trainer = Trainer(recipe)
+    phases = (Phase("all", 2, 2e-4),)
+    trainer = Trainer(Recipe(task, model, phases, str(tmp_path / "run"), batch_size=16))
     scores = trainer.fit(lambda record: None).scores["validation"]
-    rows = [row for row in trainer.ready.splits.validation if row["answers"]["text"]]
-    sentences = [likeliest_sentence(row["question"], row["context"]) for row in rows]
-    baseline = Squad()._compute(sentences, [row["answers"]["text"] for row in rows])
-    assert scores["f1"] > trainer.ready.majority()["f1"] + 0.01
-    assert scores["forced_f1"] > baseline["f1"] + 0.05
-    again = Predictor(tmp_path / "run").evaluate("validation")
-    assert again == pytest.approx(scores)
+    rows = trainer.ready.splits.validation
+    sentences = [likeliest_sentence(*pair) for pair in zip(rows["question"], rows["context"], strict=True)]
+    baseline = Squad()._compute(sentences, [answers["text"] for answers in rows["answers"]])
+    assert 0.1 < baseline["f1"] < scores["f1"] - 0.05
+    assert Predictor(tmp_path / "run").evaluate("validation") == pytest.approx(scores)
