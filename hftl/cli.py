@@ -304,8 +304,8 @@ def _predict(run: str, inputs: Sequence[str], fields: dict[str, str], top: int, 
         width = max(1, min(most, max(map(len, (column, *cells)))))
         table.add_column(column, overflow="ellipsis", no_wrap=True, width=width)
         left -= width
-    for row in rows:
-        table.add_row(*map(Text, row))
+    for shown in rows:
+        table.add_row(*map(Text, shown))
     console.print(table)
 
 
