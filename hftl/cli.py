@@ -324,8 +324,8 @@ def layers(model: Model, task: str | None = None, trust_remote_code: bool = Fals
     from hftl.layers import LayerGroups
 
     # A backbone alone is shown with a classifier.
-    names = [task] if task else sorted(tasks.names(), key=lambda name: not name.endswith("classification"))
-    found = skeleton(model, [*map(tasks.find, names)], trust_remote_code)
+    wanted = [task] if task else sorted(tasks.names(), key=lambda name: not name.endswith("classification"))
+    found = skeleton(model, [*map(tasks.find, wanted)], trust_remote_code)
     groups, sizes = LayerGroups.of(found), {name: p.numel() for name, p in found.named_parameters()}
     table = Table(box=None, pad_edge=False)
     table.add_column("group")
