@@ -82,13 +82,16 @@ def assert_bit_equal(one: Ran, other: Ran) -> None:
 def assert_close(one: Ran, other: Ran) -> None:
     """Equal to rounding: stored features come from other batches than those trained on.
 
-    Of a tensor as a whole: where a gradient is next to nothing, Adam steps by its sign, and rounding decides that.
+    Of a tensor as a whole: where a gradient is next to nothing, Adam steps by its sign, and rounding decides that. The
+    bias of an attention's keys has no other: it moves all of a query's scores alike.
     """
     assert one.batches == other.batches
     for split, scores in one.scores.items():
         for name, score in scores.items():
             np.testing.assert_allclose(other.scores[split][name], score, rtol=1e-4, atol=1e-5, err_msg=name)
     for name, tensor in one.weights.items():
+        if name.endswith(("k_proj.bias", "key.bias", "k_lin.bias")):
+            continue
         apart = (other.weights[name].double() - tensor.double()).norm()
         assert apart <= 1e-4 * tensor.double().norm() + 1e-6, f"{name}: {apart} apart"
 

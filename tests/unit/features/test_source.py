@@ -404,7 +404,8 @@ def test_what_was_not_used_for_longest_goes_and_the_record_says_so(
         return run(recipe, tmp_path / "stores", max_gb=6e-6)
 
     once("first", 8)
-    newest, oldest = store.stores(tmp_path / "stores")
+    oldest, newest = sorted(store.stores(tmp_path / "stores"), key=lambda each: -each.bytes)
+    os.utime(oldest.path / store.DECLARATION, (1, 1))  # both were used within one tick of the file system's clock
     second = once("second", 4)
     assert second.stored[0].removed == [oldest.path.name]
     left = {each.path.name for each in store.stores(tmp_path / "stores")}
