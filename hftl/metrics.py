@@ -106,6 +106,18 @@ class MeanAveragePrecision(_Offline):
 
 
 class Squad(_Offline):
+    """Exact match and F1 of answers as SQuAD defines them: see ``squad_scores``."""
+
+    inputs = "predictions: answers (string), empty: none; references: the gold answers of each (list of strings)."
+
+    def _inputs(self) -> dict[str, Any]:
+        return {"predictions": datasets.Value("string"), "references": datasets.List(datasets.Value("string"))}
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        return squad_scores(predictions, references)
+
+
+def squad_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Exact match and F1 of answers as SQuAD defines them, 0 to 1, each question by the gold answer that fits best.
 
     Answers are compared in lower case, without punctuation, articles and superfluous white space; F1 is that of their
@@ -115,24 +127,17 @@ class Squad(_Offline):
 
     Source: the evaluation scripts of SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018); theirs are percentages.
     """
-
-    inputs = "predictions: answers (string), empty: none; references: the gold answers of each (list of strings)."
-
-    def _inputs(self) -> dict[str, Any]:
-        return {"predictions": datasets.Value("string"), "references": datasets.List(datasets.Value("string"))}
-
-    def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        each = np.array([compare_answers(*pair) for pair in zip(predictions, references, strict=True)]).reshape(-1, 2)
-        has = np.array([len(gold) > 0 for gold in references], dtype=bool)
-        if not len(each):
-            return {"f1": math.nan, "exact_match": math.nan}
-        f1, exact = map(float, each.mean(axis=0))
-        found = {"f1": f1, "exact_match": exact}
-        if not has.all():
-            found["no_answer_accuracy"] = float(each[~has, 1].mean())
-            if has.any():
-                found["has_answer_f1"], found["has_answer_exact_match"] = map(float, each[has].mean(axis=0))
-        return found
+    each = np.array([compare_answers(*pair) for pair in zip(predictions, references, strict=True)]).reshape(-1, 2)
+    has = np.array([len(gold) > 0 for gold in references], dtype=bool)
+    if not len(each):
+        return {"f1": math.nan, "exact_match": math.nan}
+    f1, exact = map(float, each.mean(axis=0))
+    found = {"f1": f1, "exact_match": exact}
+    if not has.all():
+        found["no_answer_accuracy"] = float(each[~has, 1].mean())
+        if has.any():
+            found["has_answer_f1"], found["has_answer_exact_match"] = map(float, each[has].mean(axis=0))
+    return found
 
 
 def compare_answers(prediction: str, gold: Sequence[str]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hftl.data.images import digest64, examine, image_name
 from hftl.data.progress import progress
 from hftl.data.sampling import Ids
+from hftl.errors import HftlError
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""
@@ -44,15 +45,40 @@ def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
         writer.writerows(astuple(row) for row in rows)
 
 
+def settle(left: Mapping[str, int], bad: Sequence[BadRow], choice: str) -> None:
+    """Stop where bad rows are to be errors (``choice`` is "error"), or where none is ``left`` of a split.
+
+    Args:
+        left: how many rows of each split can be used, by its name.
+        bad: the rows that cannot.
+        choice: "skip" or "error".
+
+    Raises:
+        HftlError: the first bad row, or the first of the split that has nothing else.
+    """
+    if bad and choice == "error":
+        more = f" (and {len(bad) - 1:,} more bad rows)" if len(bad) > 1 else ""
+        raise HftlError(f"{_row(bad[0])}{more}; mend them, or skip them with --task.bad-rows skip")
+    for split, rows in left.items():
+        if not rows:
+            first = next(row for row in bad if row.split == split)
+            raise HftlError(
+                f"{split}: none of its rows can be used; {_row(first).removeprefix(f'{split} ')}; mend the data, or "
+                "name other columns"
+            )
+
+
+def _row(bad: BadRow) -> str:
+    return f"{bad.split} row {bad.row}: {bad.name or '(blank)'}: {bad.reason}"
+
+
 def skip_notes(bad: list[BadRow]) -> list[str]:
     """A line for each split that lost rows, with its first."""
     notes = []
     for split in dict.fromkeys(row.split for row in bad):
         rows = [row for row in bad if row.split == split]
         count = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
-        notes.append(
-            f"{split}: {count} skipped; first row {rows[0].row}: {rows[0].name or '(blank)'}: {rows[0].reason}"
-        )
+        notes.append(f"{split}: {count} skipped; first {_row(rows[0]).removeprefix(f'{split} ')}")
     return notes
 
 

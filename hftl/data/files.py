@@ -107,7 +107,7 @@ def _read_json(path: Path, kind: Kind) -> Dataset:
     expected = "it must be a list of objects, or one object a line"
     whole = text.lstrip().startswith("[")
     rows: list[Any] = []
-    if kind == "question" and (nested := _squad_rows(text, path)) is not None:
+    if kind == "question" and not whole and (nested := _squad_rows(text, path)) is not None:
         text, rows = "", nested
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
     for number, part in enumerate([text] if whole else text.split("\n"), 1):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from hftl.data.checks import BadRow, skip_notes, text_digests
+from hftl.data.checks import BadRow, settle, skip_notes, text_digests
 from hftl.data.columns import find_column
 from hftl.data.leaks import Leaks, Seen, find_leaks
 from hftl.data.sampling import Ids, stratified
@@ -118,13 +118,13 @@ def prepare(
         parts.append(_fitting(part, too_long))
     bad = [row for part in parts for row in part.bad]
     wrong = [answer for part in parts for answer in part.wrong]
-    _settle(parts, [*bad, *wrong], bad_rows)
+    settle(_left(parts), [*bad, *wrong], bad_rows)
     notes += [*skip_notes(bad), *_answer_notes(wrong)]
     _hidden(parts, notes)
     if leaks is not None:
         parts[0], leaked = _without_leaks(parts, leaks, notes)
         bad += leaked
-        _settle(parts, leaked, "skip")
+        settle(_left(parts), leaked, "skip")
     if len(parts) < 2 or parts[1].name != "validation":
         parts[:1] = _cut(parts[0], validation_fraction, seed, notes)
     for part in parts:
@@ -332,22 +332,8 @@ def _name(text: str) -> str:
     return " ".join(text.split())[:60]
 
 
-def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
-    """Stop where the user wants bad rows to be errors, or where nothing is left of a split."""
-    if bad and choice == "error":
-        first = bad[0]
-        more = f" (and {len(bad) - 1:,} more bad rows)" if len(bad) > 1 else ""
-        raise HftlError(
-            f"{first.split} row {first.row}: {first.name or '(blank)'}: {first.reason}{more}; mend them, or skip them "
-            "with --task.bad-rows skip"
-        )
-    for part in parts:
-        if not len(part.rows):
-            first = next(row for row in bad if row.split == part.name)
-            raise HftlError(
-                f"{part.name}: none of its rows can be used; row {first.row}: {first.name or '(blank)'}: "
-                f"{first.reason}; mend the data, or name other columns"
-            )
+def _left(parts: list[_Part]) -> dict[str, int]:
+    return {part.name: len(part.rows) for part in parts}
 
 
 def _without_leaks(parts: list[_Part], choice: Leaks, notes: list[str]) -> tuple[_Part, list[BadRow]]:

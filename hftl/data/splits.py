@@ -17,6 +17,7 @@ from hftl.data.checks import (
     BadRow,
     Digests,
     examine_images,
+    settle,
     skip_notes,
     text_digests,
     write_bad_rows,
@@ -143,7 +144,7 @@ def prepare(
     for number, part in enumerate(parts):
         parts[number], found = _without_blanks(part, kind)
         bad += found
-    _settle(parts, bad, bad_rows)
+    settle(_left(parts), bad, bad_rows)
     labels = _all_labels(parts, known_labels, notes)
     given = [part.name for part in parts[1:]]
     notes += _checked(parts, given, lone_labels, known_labels, sources.sampled)
@@ -155,7 +156,7 @@ def prepare(
         for number, part in enumerate(parts):
             parts[number], found = _without_unreadable(part)
             unreadable += found
-        _settle(parts, unreadable, bad_rows)
+        settle(_left(parts), unreadable, bad_rows)
         bad += unreadable
         # Skipping may have taken a label's last row from train; a sample need not have every label elsewhere.
         _checked(parts, given, "keep", known_labels, sources.sampled)
@@ -377,7 +378,7 @@ def _without_leaks(parts: list[_Part], kind: Kind, choice: Leaks, notes: list[st
     """Train, less its rows that another split has as well where they are to be dropped; what is dropped."""
     dropped, said = find_leaks(_seen(parts[0], kind), [_seen(part, kind) for part in parts[1:]], choice)
     train = replace(parts[0], keep=np.setdiff1d(parts[0].keep, [row.row for row in dropped]))
-    _settle([train], dropped, "skip")
+    settle(_left([train]), dropped, "skip")
     notes += [*said, *skip_notes(dropped)]
     return train, dropped
 
@@ -393,22 +394,8 @@ def _contradictions(train: _Part, kind: Kind) -> list[str]:
     return find_contradictions(_seen(train, kind), encoded[train.keep], label_of)
 
 
-def _settle(parts: list[_Part], bad: list[BadRow], choice: str) -> None:
-    """Stop where the user wants bad rows to be errors, or where nothing else is left of a split."""
-    if bad and choice == "error":
-        first = bad[0]
-        more = f" (and {len(bad) - 1:,} more bad rows)" if len(bad) > 1 else ""
-        raise HftlError(
-            f"{first.split} row {first.row}: {first.name or '(blank)'}: {first.reason}{more}; mend them, or skip them "
-            "with --task.bad-rows skip"
-        )
-    for part in parts:
-        if not len(part.keep):
-            first = next(row for row in bad if row.split == part.name)
-            raise HftlError(
-                f"{part.name}: none of its {len(part.data):,} rows can be used; row {first.row}: "
-                f"{first.name or '(blank)'}: {first.reason}; mend the data, or name other columns"
-            )
+def _left(parts: list[_Part]) -> dict[str, int]:
+    return {part.name: len(part.keep) for part in parts}
 
 
 def _sampled(part: _Part, labels: tuple[str, ...], size: int, seed: int, notes: list[str]) -> _Part:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from hftl.data import tokens
 from hftl.errors import HftlError
 from hftl.phase import Strict
 from hftl.tasks.base import NOTHING, Loss, Outputs, Settings
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Indices
+    from hftl.data.batches import Batch
     from hftl.data.sources import Data
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
@@ -131,7 +132,6 @@ class QuestionAnswering(Strict):
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` the length of a window."""
         from hftl import heads
-        from hftl.data import tokens
 
         heads.config_of(self.auto_class, model, trust_remote_code)
         return tokens.load(model, trust_remote_code, self.max_length)
@@ -206,36 +206,33 @@ class QuestionAnswering(Strict):
         return {THRESHOLD: threshold(found.margin, answered, _f1([""] * len(gold), gold))}
 
     def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
-        """F1 and exact match as SQuAD defines them (see ``metrics.Squad``); and ``loss``, the mean of the windows'.
+        """F1 and exact match (see ``metrics.squad_scores``); and ``loss``, the mean of the windows'.
 
         Where the model may give no answer, ``forced_f1`` and ``forced_exact_match`` are those of the questions that
         have one, if it always has to answer: SQuAD 1.1's way.
         """
         import numpy as np
 
-        from hftl.metrics import Squad
+        from hftl.metrics import squad_scores
         from hftl.tasks._spans import best
 
-        gold, found, metric = _gold(dataset), best(outputs, len(dataset)), Squad()
+        gold, found = _gold(dataset), best(outputs, len(dataset))
         spans = _answers(dataset, found.begin, found.end)
-        limit = settings.get(THRESHOLD)
-        given = spans if limit is None else [
-            "" if margin > limit else span for span, margin in zip(spans, found.margin.tolist(), strict=True)
-        ]  # fmt: skip
-        scores: dict[str, float] = metric._compute(given, gold)
-        if limit is not None and any(gold):
-            with_answer = [pair for pair in zip(spans, gold, strict=True) if pair[1]]
-            forced = metric._compute(*map(list, zip(*with_answer, strict=True)))
+        limit = math.inf if settings.get(THRESHOLD) is None else settings[THRESHOLD]
+        given = ["" if margin > limit else span for span, margin in zip(spans, found.margin.tolist(), strict=True)]
+        scores = squad_scores(given, gold)
+        if limit < math.inf and any(gold):
+            forced = squad_scores(*zip(*(pair for pair in zip(spans, gold, strict=True) if pair[1]), strict=True))
             scores |= {name: forced[name.removeprefix("forced_")] for name in FORCED}
         return {**scores, **({"loss": float(np.mean(outputs["loss"]))} if "loss" in outputs else {})}
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:  # noqa: ARG002
         """Scores of never giving an answer."""
-        from hftl.metrics import Squad
+        from hftl.metrics import squad_scores
 
         gold = _gold(dataset)
-        found: dict[str, float] = Squad()._compute([""] * len(dataset), gold)
-        return {**found, **({} if all(gold) or not any(gold) else dict.fromkeys(FORCED, 0.0))}
+        forced = {} if all(gold) or not any(gold) else dict.fromkeys(FORCED, 0.0)
+        return {**squad_scores([""] * len(dataset), gold), **forced}
 
     def applied(self) -> Self:
         """See ``Task``."""
@@ -337,8 +334,7 @@ def span_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     return (losses[0] + losses[1]) / 2
 
 
-@dataclass(frozen=True)
-class QuestionExamples:
+class QuestionExamples(tokens.TokenExamples):
     """Windows as batches of ``input_ids`` and ``attention_mask`` (and ``token_type_ids``), shape (windows, positions).
 
     Targets are the positions of the answer's first and last token, shape (windows, 2); where it is not in the window,
@@ -346,51 +342,26 @@ class QuestionExamples:
     ``question``, the row that a window is of.
     """
 
-    dataset: Dataset
-    tokenizer: Any
-    lengths: Indices
-    notes: tuple[str, ...]
-    frequencies: None = None
-
-    random: ClassVar[bool] = False
-    read_ahead: ClassVar[bool] = True
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """See ``Examples``."""
-        from hftl.data import tokens
-        from hftl.data.digests import table_digest
-
-        names = ("input_ids", "token_type_ids", "begins", "ends", "null", "first", "last")
-        columns = [name for name in names if name in self.dataset.column_names]
-        return table_digest(self.dataset, columns, *tokens.padding_of(self.tokenizer))
-
-    def at(self, seed: Sequence[int]) -> QuestionExamples:  # noqa: ARG002 (questions have no random views)
-        """See ``Examples``."""
-        return self
-
-    def picture(self) -> None:
-        """There is none of questions."""
+    columns: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "begins", "ends", "null", "first", "last")
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
+        import numpy as np
         import torch
 
-        from hftl.data import tokens
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
         inputs = tokens.padded(self.tokenizer, rows)
         positions, left = inputs["input_ids"].shape[1], self.tokenizer.padding_side == "left"
-        shift = torch.tensor([positions - len(ids) if left else 0 for ids in rows["input_ids"]])
-        extras = {name: torch.full((len(shift), positions), -1, dtype=torch.int64) for name in ("begins", "ends")}
-        for name, tensor in extras.items():
-            for place, (values, start) in enumerate(zip(rows[name], shift.tolist(), strict=True)):
-                tensor[place, start : start + len(values)] = torch.tensor(values)
-        extras |= {"null": torch.tensor(rows["null"]) + shift, "question": torch.tensor(rows["question_row"])}
+        lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
+        shift = positions - lengths if left else torch.zeros_like(lengths)
+        place = torch.arange(positions) - shift[:, None]
+        there = (place >= 0) & (place < lengths[:, None])
+        extras = {"null": torch.tensor(rows["null"]) + shift, "question": torch.tensor(rows["question_row"])}
+        for name in ("begins", "ends"):
+            extras[name] = torch.full(there.shape, -1)
+            extras[name][there] = torch.from_numpy(np.concatenate(rows[name]).astype(np.int64))
         targets = None
         if "first" in rows:
             targets = torch.stack([torch.tensor(rows[name]) + shift for name in ("first", "last")], dim=1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from hftl.data import tokens
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets
 from hftl.tasks._classification import Classification, targets_of
@@ -16,7 +16,7 @@ from hftl.tasks._classification import Classification, targets_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Frequencies, Indices
+    from hftl.data.batches import Batch
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
@@ -64,8 +64,6 @@ class TextClassification(Classification):
 
     def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts."""
-        from hftl.data import tokens
-
         side: Literal["left", "right"] = "left" if self.truncation == "tail" else "right"
         return tokens.load(model, trust_remote_code, self.max_length, side)
 
@@ -164,46 +162,18 @@ class TextClassification(Classification):
         return [(item, path.read_text(encoding="utf-8", errors="replace"))]
 
 
-@dataclass(frozen=True)
-class TextExamples:
+class TextExamples(tokens.TokenExamples):
     """Tokenised rows as batches of ``input_ids`` and ``attention_mask``, shape (rows, positions).
 
     Pairs have ``token_type_ids`` too where the tokenizer gives them to its model: which text a token is of.
     """
 
-    dataset: Dataset
-    tokenizer: Any
-    lengths: Indices
-    notes: tuple[str, ...]
-    frequencies: Frequencies | None = None
-
-    random: ClassVar[bool] = False
-    read_ahead: ClassVar[bool] = True
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """See ``Examples``."""
-        from hftl.data import tokens
-        from hftl.data.digests import table_digest
-
-        columns = [name for name in ("input_ids", "token_type_ids", "label") if name in self.dataset.column_names]
-        return table_digest(self.dataset, columns, *tokens.padding_of(self.tokenizer))
-
-    def at(self, seed: Sequence[int]) -> TextExamples:  # noqa: ARG002 (texts have no random views)
-        """See ``Examples``."""
-        return self
-
-    def picture(self) -> None:
-        """There is none of texts."""
+    columns: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "label")
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
         import torch
 
-        from hftl.data import tokens
         from hftl.data.batches import Batch
 
         rows = self.dataset[indices]
@@ -216,8 +186,6 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
     Pairs also get ``token_type_ids`` where the tokenizer's model takes them. Many rows are kept in the cache folder of
     ``datasets``, under a name made of the rows' fingerprint, the tokenizer's whole state and the way of cutting.
     """
-    from hftl.data import tokens
-
     columns = [name for name in ("text", "pair") if name in dataset.column_names]
     with_types = len(columns) == 2 and "token_type_ids" in tokenizer.model_input_names
     settings = (truncation, HEAD_SHARE, CUT_VERSION, *columns[1:], *(["types"] if with_types else []))
@@ -234,12 +202,12 @@ def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
             verbose=False,
         )
         found: dict[str, list[Any]] = {field: coded[field] for field in fields}
-        too_long = [len(tokens) > limit for tokens in coded["input_ids"]]
+        too_long = [len(ids) > limit for ids in coded["input_ids"]]
         for row in (row for row, over in enumerate(too_long) if over):
             places = kept_places(coded.sequence_ids(row), limit, truncation)
             for values in found.values():
                 values[row] = [values[row][place] for place in places]
-        return {**found, "length": [len(tokens) for tokens in found["input_ids"]], "cut": too_long}
+        return {**found, "length": [len(ids) for ids in found["input_ids"]], "cut": too_long}
 
     with quiet_datasets():
         return dataset.map(

@@ -95,7 +95,7 @@ def test_rows_that_the_cut_split_shares_with_train(prepare):
 
 
 def test_all_of_train_or_of_a_label_leaks(prepare, one_line_error):
-    with one_line_error("train: none of its 2 rows", "row 0: one: also in test"):
+    with one_line_error("train: none of its rows", "row 0: one: also in test"):
         prepare({"train": labelled("one", "two"), "test": labelled("one", "two")}, leaks="drop")
     with one_line_error("test has the label 'b'", "train lacks"):
         rows = {"train": labelled("one", "two", "three"), "test": labelled("four", "two")}
