@@ -85,7 +85,8 @@ class Recipe(Strict, Generic[T]):
     keep_head: bool = False
     """Keep the pretrained head; its labels must match the data's."""
     best_by: str | None = None
-    """The validation score that chooses the best epoch; unset, the task's first metric. loss: the lowest loss."""
+    """The validation score that chooses the best epoch, of equal ones the lowest loss; unset, the task's first metric.
+    loss: the lowest loss alone."""
     store: Store = field(default_factory=Store)
     """Features of frozen layers, computed once and kept on disk."""
     layer_groups: dict[str, str] = field(default_factory=dict)

@@ -212,13 +212,16 @@ class Trainer(Generic[T]):
         settings = recipe.task.tune(outputs, rows) if settings is None else settings
         return recipe.task.score(outputs, rows, settings), settings
 
-    def _worth(self, scores: dict[str, float]) -> float:
-        """The number that is highest for the best epoch."""
+    def _worth(self, scores: dict[str, float]) -> tuple[float, float]:
+        """What is highest for the best epoch: the score that chooses, and of equal ones the lower loss."""
         chosen = self.recipe.best_by or next(iter(scores))
         if chosen not in scores:
             raise HftlError(f"--best-by {chosen}: there is no such score; there are {', '.join(scores)}")
-        worth = -scores[chosen] if chosen == "loss" else scores[chosen]
-        return -math.inf if math.isnan(worth) else worth  # else nothing that follows would be better
+        score, loss = scores[chosen], -scores.get("loss", math.nan)
+        if chosen == "loss":
+            score = loss
+        # NaN is worth least, else nothing that follows would be better.
+        return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else loss
 
     def _keep(self, name: str, frozen: Collection[str] = ()) -> None:
         if self.runtime.first:
