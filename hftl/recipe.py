@@ -126,26 +126,31 @@ class Recipe(Strict, Generic[T]):
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
 
 
-def resolve_phases(phases: tuple[Phase, ...], start: str, head_lr: float, lr: float) -> tuple[Phase, ...]:
-    """Phases with nothing left open: ``auto`` is ``start``, an unset learning rate the one for its depth."""
+def resolve_phases(
+    phases: tuple[Phase, ...], start: str, head_lr: float, lr: float, narrower: float = 1.0
+) -> tuple[Phase, ...]:
+    """Phases with nothing left open: ``auto`` is ``start``, an unset learning rate the one for its depth.
+
+    ``narrower`` is what the rate of whole weights is multiplied by, for the model's width.
+    """
     return tuple(
         dataclasses.replace(
             phase,
             unfreeze=start if phase.unfreeze == "auto" else phase.unfreeze,
-            lr=phase.lr if phase.lr is not None else _default_lr(phase, head_lr, lr),
+            lr=phase.lr if phase.lr is not None else _default_lr(phase, head_lr, lr, narrower),
         )
         for phase in phases
     )
 
 
-def _default_lr(phase: Phase, head_lr: float, lr: float) -> float:
-    """Adapters, biases and norms alone learn best about ten times as fast as all weights.
+def _default_lr(phase: Phase, head_lr: float, lr: float, narrower: float) -> float:
+    """Adapters, biases and norms alone learn best about ten times as fast as all weights, whatever the width.
 
     Source: Schulman et al. 2025, "LoRA Without Regret", for adapters.
     """
     if phase.head_only:
         return head_lr
-    return lr if phase.train == "weights" else 10 * lr
+    return lr * narrower if phase.train == "weights" else 10 * lr
 
 
 def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:

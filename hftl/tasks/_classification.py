@@ -45,6 +45,7 @@ class Classification(Strict):
     answer: ClassVar[str] = "label"
     majority_is: ClassVar[str] = "always answers with the commonest training label"
     fields: ClassVar[tuple[str, ...]] = ()
+    lr_width: ClassVar[int | None] = None
 
     data: Data
     """A folder (one sub-folder a class), a csv, json, jsonl or parquet file or a folder of them, a saved DatasetDict,

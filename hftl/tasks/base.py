@@ -43,6 +43,8 @@ class Task(Protocol):
     """Default peak learning rate of a phase that trains head or neck alone."""
     lr: ClassVar[float]
     """Default peak learning rate of a phase that trains backbone blocks."""
+    lr_width: ClassVar[int | None]
+    """Of models of this width (``hidden_size``); others get it in inverse proportion. None: of models of any width."""
     answer: ClassVar[str]
     """The key of an answer that is the answer in a word: ``label``."""
     majority_is: ClassVar[str]

@@ -44,6 +44,7 @@ class QuestionAnswering(Strict):
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     head_lr: ClassVar[float] = 2e-3
     lr: ClassVar[float] = 1e-4
+    lr_width: ClassVar[int | None] = 768
     answer: ClassVar[str] = "answer"
     majority_is: ClassVar[str] = "never gives an answer"
     fields: ClassVar[tuple[str, ...]] = ("question", "context")

@@ -15,12 +15,12 @@ import torch
 import transformers
 from zoo import TEXT, asked
 
-from hftl import Phase, Predictor, Recipe, Store, Trainer
+from hftl import Phase, Predictor, Recipe, Store, Trainer, prepare
 from hftl.cli import main
 from hftl.data import tokens, windows
 from hftl.data.batches import Batch
 from hftl.records import FeaturesReady, PhaseStarted, RunEnded, StepTaken
-from hftl.tasks import QuestionAnswering
+from hftl.tasks import QuestionAnswering, TextClassification
 from hftl.tasks.base import NOTHING
 
 TinyModel = Callable[[str], Path]
@@ -137,6 +137,16 @@ def test_steps_are_of_windows(squad: Path, tiny_model: TinyModel, tmp_path: Path
     assert started.steps_per_epoch > 24 / 8
     assert [step.step for step in steps] == [*range(2 * started.steps_per_epoch)]
     assert all(step.lr >= 0 for step in steps)
+
+
+def test_narrow_models_learn_faster(squad: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
+    config = transformers.BertConfig
+    factors = [prepare._narrower(QuestionAnswering, config(hidden_size=width)) for width in (1536, 768, 384, 16)]
+    assert factors == [0.5, 1.0, 2.0, 3.0]
+    assert prepare._narrower(TextClassification, config(hidden_size=384)) == 1.0
+    recipe = recipe_for("bert", squad, tiny_model, tmp_path / "run", phases=(Phase("head", 1), Phase("all", 1)))
+    rates = [record.lr for record in Trainer(recipe).run() if isinstance(record, PhaseStarted)]
+    assert rates == [QuestionAnswering.head_lr, pytest.approx(3 * QuestionAnswering.lr)]
 
 
 def test_every_word_of_the_text_is_in_a_window(tiny_model: TinyModel) -> None:
