@@ -187,7 +187,7 @@ def _narrower(task: Task, config: Any) -> float:
     Source: the best learning rate of Adam is in inverse proportion to the width in Yang et al. 2021, "Tensor Programs
     V"; and 3e-4, 1e-4 and 5e-5 for widths of 256, 768 and 1024 in Clark et al. 2020, "ELECTRA".
     """
-    width = getattr(config.get_text_config(), "hidden_size", None)
+    width = getattr(config, "hidden_size", None)
     return min(task.lr_width / width, 3.0) if task.lr_width and width else 1.0
 
 
