@@ -23,7 +23,7 @@ bench: $(VENV)/installed samples/SOURCES.md
 # Only these three use the network.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[audio,dev]'
 	touch $@
 
 # timm needs torchvision, which has no build for a CPU torch: out of the way, for tests/unit/test_timm.py alone.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hftl.audio_backend import mend_torchaudio
+
 if TYPE_CHECKING:
     from hftl import strategies
     from hftl.errors import HftlError
@@ -27,6 +29,9 @@ _HOMES = {
     "Store": "recipe",
     "Trainer": "trainer",
 }
+
+
+mend_torchaudio()  # before anything else imports it: transformers and peft do where it is installed
 
 
 def __getattr__(name: str) -> Any:
