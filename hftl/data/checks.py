@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hftl.data.images import digest64, examine, image_name
+from hftl.data import images, sounds
+from hftl.data.examined import Examined, digest64
 from hftl.data.progress import progress
 from hftl.data.sampling import Ids
 from hftl.errors import HftlError
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""
+Media: TypeAlias = Literal["image", "audio"]
+LOOKS: dict[Media, tuple[Callable[[Any], Examined], Callable[[Any], str], str]] = {
+    "image": (images.examine, images.image_name, "images"),
+    "audio": (sounds.examine, sounds.sound_name, "recordings"),
+}
+"""Of each kind of file: what looks at one, what to call it, and several."""
 Digests: TypeAlias = NDArray[np.uint64]
 """64 bits for each row's input: equal where the input is the same (by chance once in 2^64 pairs of rows)."""
 
@@ -82,25 +89,22 @@ def skip_notes(bad: list[BadRow]) -> list[str]:
     return notes
 
 
-def unreadable_images(data: Dataset, column: str, rows: Ids, split: str) -> list[BadRow]:
-    """The rows whose image cannot be decoded; a progress bar shows on a terminal alone."""
-    return examine_images(data, column, rows, split)[0]
-
-
-def examine_images(data: Dataset, column: str, rows: Ids, split: str) -> tuple[list[BadRow], Digests]:
-    """The rows whose image cannot be decoded, and the digests of ``rows``, shape (rows,), 0 for those."""
-    bad, digests = [], np.zeros(len(rows), dtype=np.uint64)
+def examine(data: Dataset, column: str, rows: Ids, split: str, kind: Media) -> tuple[list[BadRow], list[Examined]]:
+    """Those of the rows whose image or sound cannot be used, and what was found of each; a terminal shows a bar."""
+    bad: list[BadRow] = []
+    examined: list[Examined] = []
+    look, name_of, plural = LOOKS[kind]
     inputs = data.select_columns([column])
-    with progress(f"checking {split} images", len(rows)) as advance, ThreadPoolExecutor(_threads()) as pool:
+    with progress(f"checking {split} {plural}", len(rows)) as advance, ThreadPoolExecutor(_threads()) as pool:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             values = inputs[chunk][column]
-            for place, (value, found) in enumerate(zip(values, pool.map(examine, values), strict=True), start):
-                digests[place] = found.digest
+            for row, value, found in zip(chunk.tolist(), values, pool.map(look, values), strict=True):
+                examined.append(found)
                 if found.reason is not None:
-                    bad.append(BadRow(split, int(rows[place]), image_name(value), found.reason))
+                    bad.append(BadRow(split, row, name_of(value), found.reason))
             advance(len(chunk))
-    return bad, digests
+    return bad, examined
 
 
 def text_digests(data: Dataset, columns: list[str], rows: Ids) -> Digests:

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
+from datasets import Audio, ClassLabel, Dataset, Image, LargeList, List, Value
 
 from hftl.data.images import IMAGE_EXTENSIONS
+from hftl.data.sounds import SOUND_EXTENSIONS
 from hftl.errors import HftlError
 
-Role: TypeAlias = Literal["image", "text", "pair", "label", "question", "context", "answers"]
+Role: TypeAlias = Literal["image", "audio", "text", "pair", "label", "question", "context", "answers"]
 
 USUAL_NAMES: dict[Role, tuple[str, ...]] = {
     "image": ("image", "img", "photo", "picture", "path", "image_path", "file", "filename", "file_name", "filepath",
               "file_path", "images"),
+    "audio": ("audio", "sound", "recording", "speech", "clip", "wav", "path", "audio_path", "file", "filename",
+              "file_name", "filepath", "file_path"),
     "text": ("text", "sentence", "review", "content", "document", "comment", "tweet", "message", "body", "title"),
     "pair": (),  # found by PAIRS or named, never by itself
-    "label": ("label", "labels", "target", "class", "category", "sentiment", "species", "intent", "emotion", "topic",
-              "class_name", "label_name", "y"),
+    "label": ("label", "labels", "primary_label", "target", "class", "category", "sentiment", "species", "intent",
+              "emotion", "topic", "class_name", "label_name", "y"),
     "question": ("question", "query"),
     "context": ("context", "passage", "paragraph", "document", "text"),
     "answers": ("answers", "answer"),
@@ -32,6 +35,10 @@ PAIRS = (
     ("claim", "evidence"),
 )  # fmt: skip
 """Names of columns that hold a first and a second text, in lower case; the first pair that is there counts."""
+EXTENSIONS = {"image": IMAGE_EXTENSIONS, "audio": SOUND_EXTENSIONS}
+"""Of the files that hold an input, by its role: endings in lower case, with the dot."""
+ENCODED = {"image": Image, "audio": Audio}
+"""How ``datasets`` calls columns that hold such files."""
 NEVER_A_LABEL = frozenset({"id", "idx", "index", "row", "unnamed: 0", "__index_level_0__"})
 
 
@@ -51,7 +58,7 @@ def find_column(dataset: Dataset, role: Role, named: str | None, taken: Collecti
     if named is not None:
         if named not in features:
             raise HftlError(f"no column '{named}'; {_mend(dataset, role)}")
-        if not (_fits(dataset, named, role) or (role == "image" and _is_string(features[named]))):
+        if not (_fits(dataset, named, role) or (role in EXTENSIONS and _is_string(features[named]))):
             raise HftlError(f"column '{named}' is {kind_of(features[named])}, no {role}; {_mend(dataset, role)}")
         return named
     free = [name for name in features if name not in taken]
@@ -99,12 +106,21 @@ def find_texts(
     return find_column(dataset, "text", text, taken), None
 
 
+def undecoded(dataset: Dataset, name: str, role: str) -> Dataset:
+    """The rows, files in this column no further decoded than to bytes or a path; paths and texts are as they were."""
+    encoded, feature = ENCODED.get(role), dataset.features[name]
+    if encoded is None or not (isinstance(feature, encoded) or "binary" in str(feature)):
+        return dataset
+    return dataset.cast_column(name, encoded(decode=False))
+
+
 def kind_of(feature: Any) -> str:
     """A column's type in a word or two."""
     if isinstance(feature, ClassLabel):
         return "class label"
-    if isinstance(feature, Image):
-        return "image"
+    for role, kind in ENCODED.items():
+        if isinstance(feature, kind):
+            return role
     if isinstance(feature, Value):
         return str(feature.dtype).removeprefix("large_")
     if item_of(feature) is not None:
@@ -119,13 +135,13 @@ def item_of(feature: Any) -> Any:
     return feature.feature if isinstance(feature, List | LargeList) else None
 
 
-def holds_image_paths(dataset: Dataset, name: str) -> bool:
-    """Whether it is a column of strings, the first of which ends as an image file does."""
+def holds_paths(dataset: Dataset, name: str, role: str) -> bool:
+    """Whether it is a column of strings, the first of which ends as a file of this role ("image", "audio") does."""
     if not _is_string(dataset.features[name]):
         return False
     head = dataset.with_format("arrow")[: min(len(dataset), 100)][name]
     first = next((value for value in head.to_pylist() if value), "")
-    return Path(first).suffix.lower() in IMAGE_EXTENSIONS
+    return Path(first).suffix.lower() in EXTENSIONS[role]
 
 
 def _fits(dataset: Dataset, name: str, role: Role) -> bool:
@@ -135,8 +151,8 @@ def _fits(dataset: Dataset, name: str, role: Role) -> bool:
         return _is_string(feature)
     if role == "answers":
         return True  # whatever its cells hold is looked at one by one
-    if role == "image":
-        return _is_encoded_image(feature) or holds_image_paths(dataset, name)
+    if role in EXTENSIONS:
+        return _is_encoded(feature, role) or holds_paths(dataset, name, role)
     return is_label(feature) or is_label(item_of(feature))
 
 
@@ -168,10 +184,11 @@ def _is_label_type(kind: pa.DataType) -> bool:
     return any(check(kind) for check in checks)
 
 
-def _is_encoded_image(feature: Any) -> bool:
+def _is_encoded(feature: Any, role: str) -> bool:
     if isinstance(feature, Value):
         return feature.dtype in ("binary", "large_binary")
-    return isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} >= set(feature) != set())
+    struct = isinstance(feature, dict) and {"bytes", "path"} >= set(feature) != set()
+    return struct or isinstance(feature, ENCODED[role])
 
 
 def _mend(dataset: Dataset, role: Role) -> str:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value
 
-from hftl.data.columns import holds_image_paths
+from hftl.data.columns import EXTENSIONS, holds_paths
 from hftl.errors import HftlError, one_line
 from hftl.quiet import quiet_datasets
 
-Kind: TypeAlias = Literal["image", "text", "question"]
+Kind: TypeAlias = Literal["image", "audio", "text", "question"]
 """What the rows are about: the role, and in the result the name, of the input column."""
 
 # pandas' own reading would make 7 of "007" and True of "true": labels stay as they are written.
@@ -28,7 +28,7 @@ TABLE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 def read_file(path: Path, kind: Kind) -> Dataset:
-    """The rows of a data file, its columns as they are; for images, paths in it start at its folder.
+    """The rows of a data file, its columns as they are; paths of images or sounds in it start at its folder.
 
     csv and json are read here and not through ``load_dataset``: that one guesses a column's type from the first rows
     alone (integers, then a name: an error), takes labels such as "NA" for missing, and keeps a copy on disk.
@@ -52,7 +52,7 @@ def read_file(path: Path, kind: Kind) -> Dataset:
         raise HftlError(f"{error.filename or path}: {error.strerror or one_line(error)}; make it readable") from None
     if not len(dataset):
         raise HftlError(f"{path}: it has no rows; name a file that has some")
-    return with_whole_paths(dataset, path.parent) if kind == "image" else dataset
+    return with_whole_paths(dataset, path.parent, kind)
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> HftlError:
@@ -94,7 +94,7 @@ def with_numbers(dataset: Dataset) -> Dataset:
         column = dataset.data.column(name)
         if column.null_count < len(column) and all(_all_numbers(chunk) for chunk in column.chunks):
             numbers = pd.to_numeric(column.to_pandas(), dtype_backend="numpy_nullable")
-            dataset = dataset.remove_columns(name).add_column(name, pa.array(numbers))
+            dataset = _with_column(dataset, name, pa.array(numbers))
     return dataset
 
 
@@ -174,14 +174,32 @@ def _read_parquet(path: Path) -> Dataset:
     return dataset
 
 
-def with_whole_paths(dataset: Dataset, folder: Path) -> Dataset:
-    """Columns of image paths as seen from the folder."""
-    for name in [name for name in dataset.column_names if holds_image_paths(dataset, name)]:
+def with_whole_paths(dataset: Dataset, folder: Path, kind: Kind) -> Dataset:
+    """Columns of paths of images or sounds as seen from the folder, or from the one folder in it where they lie."""
+    if kind not in EXTENSIONS:
+        return dataset
+    for name in [name for name in dataset.column_names if holds_paths(dataset, name, kind)]:
         values = dataset.data.column(name).to_pylist()
-        whole = [value and _whole_path(value, folder) for value in values]
+        start = _start_of([value for value in values if value], folder)
+        whole = [value and _whole_path(value, start) for value in values]
         if whole != values:
-            dataset = dataset.remove_columns(name).add_column(name, whole)
+            dataset = _with_column(dataset, name, whole)
     return dataset
+
+
+def _with_column(dataset: Dataset, name: str, values: Any) -> Dataset:
+    """The rows with other values in a column, which comes last; a table without any column would have no rows."""
+    return dataset.rename_column(name, f"{name} before").add_column(name, values).remove_columns(f"{name} before")
+
+
+def _start_of(values: list[str], folder: Path) -> Path:
+    """Where relative paths begin: the folder, or where none of them is there, its only sub-folder that has any."""
+    relative = [value for value in values if "://" not in value and not Path(value).is_absolute()]
+    if not relative or any((folder / value).exists() or Path(value).exists() for value in relative):
+        return folder
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    having = [path for path in folders if any((path / value).exists() for value in relative)]
+    return having[0] if len(having) == 1 else folder
 
 
 def _whole_path(value: str, folder: Path) -> str:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset, concatenate_datasets
 
+from hftl.data.columns import EXTENSIONS
 from hftl.data.files import TABLE_EXTENSIONS, Kind, not_utf8, read_file
-from hftl.data.images import IMAGE_EXTENSIONS
 from hftl.errors import HftlError, one_line
 
 SPLIT_NAMES = {
@@ -178,12 +178,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_input(path: Path, kind: Kind) -> bool:
-    extension = path.suffix.lower()
-    return {"image": extension in IMAGE_EXTENSIONS, "text": extension == ".txt"}.get(kind, False)
+    return path.suffix.lower() in {**EXTENSIONS, "text": (".txt",)}.get(kind, ())
 
 
 def _wanted(kind: Kind) -> str:
-    return "images" if kind == "image" else ".txt files"  # of questions there are tables alone
+    return {"image": "images", "audio": "sound files"}.get(kind, ".txt files")  # of questions there are tables alone
 
 
 def _read_text(path: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import PIL.Image
 import PIL.ImageOps
 
+from hftl.data.examined import Examined, digest64
 from hftl.errors import HftlError
 
 ImageValue: TypeAlias = str | bytes | Mapping[str, Any] | PIL.Image.Image
@@ -35,15 +35,6 @@ def read_image(value: ImageValue) -> PIL.Image.Image:
         raise HftlError(f"{image_name(value)}: {_reason(error)}; replace or remove it") from None
 
 
-class Examined(NamedTuple):
-    """What there is to say of an image before training."""
-
-    reason: str | None
-    """Why training could not use it, in a few words; None where it can."""
-    digest: int
-    """64 bits of what it shows (of a JPEG: of its file), the same for the same picture; 0 where it is unreadable."""
-
-
 def examine(value: ImageValue | None) -> Examined:
     """Whether training can use this image, and its digest.
 
@@ -65,11 +56,6 @@ def examine(value: ImageValue | None) -> Examined:
     if isinstance(source, bytes) and image.format in ("JPEG", "MPO"):  # an eighth of its pixels would say too little
         return Examined(None, digest64(source))
     return Examined(None, digest64(repr(upright.size).encode(), upright.tobytes()))
-
-
-def digest64(*parts: bytes) -> int:
-    """64 bits that stand for the bytes."""
-    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "little")
 
 
 def as_stored(value: ImageValue) -> dict[str, Any]:

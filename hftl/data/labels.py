@@ -56,6 +56,13 @@ class LabelColumn:
     strata = encode
     """What samples keep in proportion, shape [rows]."""
 
+    def as_sets(self) -> LabelSets:
+        """The same as sets of one label each."""
+        has = np.zeros((len(self.codes), len(self.names)), dtype=bool)
+        there = np.flatnonzero(~self.missing)
+        has[there, self.codes[there]] = True
+        return LabelSets(has, self.missing, self.names, self.ordered)
+
 
 @dataclass(frozen=True)
 class LabelSets:
@@ -68,10 +75,13 @@ class LabelSets:
     names: tuple[str, ...]
     ordered: bool
     """Whether the order of the names was given rather than found."""
+    targets: NDArray[np.float32] | None = None
+    """What training wants of each, from 0 to 1, of the shape of ``has``; None: 1 where a row has it."""
 
     def take(self, rows: Ids) -> LabelSets:
         """These rows alone."""
-        return replace(self, has=self.has[rows], missing=self.missing[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, has=self.has[rows], missing=self.missing[rows], targets=targets)
 
     def without(self, rows: Hot) -> LabelSets:
         """The same with nothing said where ``rows``, shape [rows], is true."""
@@ -83,11 +93,28 @@ class LabelSets:
 
     def encode(self, labels: tuple[str, ...]) -> Hot:
         """Multi-hot over ``labels``, shape [rows, labels]."""
+        return self._over(labels, self.has)
+
+    def soft(self, labels: tuple[str, ...]) -> NDArray[np.float32] | None:
+        """The targets over ``labels``, shape [rows, labels]."""
+        return None if self.targets is None else self._over(labels, self.targets)
+
+    def _over(self, labels: tuple[str, ...], values: NDArray[Any]) -> NDArray[Any]:
         places = _places(self.names, labels)
         there = [code for code, place in enumerate(places) if place != MISSING]
-        found = np.zeros((len(self.has), len(labels)), dtype=bool)
-        found[:, [places[code] for code in there]] = self.has[:, there]
+        found = np.zeros((len(values), len(labels)), dtype=values.dtype)
+        found[:, [places[code] for code in there]] = values[:, there]
         return found
+
+    def as_sets(self) -> LabelSets:
+        """Itself."""
+        return self
+
+    def emptied(self, rows: Hot) -> LabelSets:
+        """The same with no label where ``rows``, shape [rows], is true."""
+        without = ~rows[:, None]
+        targets = None if self.targets is None else self.targets * without
+        return replace(self, has=self.has & without, missing=self.missing & ~rows, targets=targets)
 
     def strata(self, labels: tuple[str, ...]) -> Ids:
         """What samples keep in proportion: the rarest label of each row, see ``rarest``; shape [rows]."""

@@ -10,21 +10,23 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Image, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 from numpy.typing import NDArray
 
+from hftl.data.calls import Calls
 from hftl.data.checks import (
+    LOOKS,
     BadRow,
     Digests,
-    examine_images,
+    Media,
+    examine,
     settle,
     skip_notes,
     text_digests,
     write_bad_rows,
 )
-from hftl.data.columns import USUAL_NAMES, Role, find_column, find_texts
+from hftl.data.columns import USUAL_NAMES, Role, find_column, find_texts, undecoded
 from hftl.data.files import Kind
-from hftl.data.images import image_name
 from hftl.data.labels import Labels, LabelSets, check_labels, order_labels, quoted, read_flags, read_labels
 from hftl.data.leaks import Leaks, Seen, find_contradictions, find_leaks
 from hftl.data.sampling import Ids, spare, stratified
@@ -39,8 +41,9 @@ __all__ = ["BadRow", "Splits", "prepare", "stratified", "write_bad_rows"]
 class Splits:
     """Checked data, ready to train on.
 
-    Columns: image, or text (and pair, where each row has two texts); label; row (its number in the source). ``label``
-    is a ClassLabel, or where rows have any number of labels multi-hot lists as long as ``labels`` (of bool).
+    Columns: image, or audio and seconds, or text (and pair, where each row has two texts); label; row (its number in
+    the source). ``label`` is a ClassLabel, or where rows have any number of labels multi-hot lists as long as
+    ``labels`` (of bool); where training wants less of some labels, ``soft`` has its targets (of float32).
     """
 
     train: Dataset
@@ -86,6 +89,8 @@ class _Part:
     """The column of the second texts."""
     digests: Digests | None = None
     """Of the inputs of all rows in ``data`` that are still in."""
+    seconds: NDArray[np.float64] | None = None
+    """How long each of them lasts."""
 
     @property
     def columns(self) -> list[str]:
@@ -113,6 +118,7 @@ def prepare(
     leaks: Leaks | None = None,
     label_columns: tuple[str, ...] = (),
     label_separator: str | None = None,
+    calls: Calls | None = None,
 ) -> Splits:
     """Splits of one shape from sources of any.
 
@@ -132,14 +138,16 @@ def prepare(
         leaks: what to do with rows of train that another split has as well; None, not even look.
         label_columns: instead of ``label_column``, columns of 0 and 1, one a label.
         label_separator: what stands between several labels in a cell of ``label_column``.
+        calls: what recordings have beside a label.
 
     Raises:
         HftlError: anything that the user has to decide or mend, named.
     """
     notes = list(sources.notes)
-    parts = _read_parts(
-        sources, kind, (input_column, pair_column, pairs), (label_column, label_columns, label_separator), notes
-    )
+    labelling = label_column, label_columns, label_separator
+    parts, label_column = _read_parts(sources, kind, (input_column, pair_column, pairs), labelling, notes)
+    if calls is not None:
+        parts = _with_calls(parts, calls, label_column, known_labels, seed, notes)
     bad = []
     for number, part in enumerate(parts):
         parts[number], found = _without_blanks(part, kind)
@@ -151,10 +159,10 @@ def prepare(
 
     if max_rows is not None:
         parts = [_sampled(part, labels, max_rows, seed, notes) for part in parts]
-    if kind == "image":
+    if kind in LOOKS:
         unreadable = []
         for number, part in enumerate(parts):
-            parts[number], found = _without_unreadable(part)
+            parts[number], found = _without_unreadable(part, kind)
             unreadable += found
         settle(_left(parts), unreadable, bad_rows)
         bad += unreadable
@@ -189,8 +197,8 @@ def _read_parts(
     inputs: tuple[str | None, str | None, bool | None],
     labelling: tuple[str | None, tuple[str, ...], str | None],
     notes: list[str],
-) -> list[_Part]:
-    """Each split with its columns found (train's hold for all) and its labels read; train first."""
+) -> tuple[list[_Part], str | None]:
+    """Each split with its columns found (train's hold for all) and its labels read, train first; the label column."""
     train = sources.splits["train"]
     label_column, label_columns, label_separator = labelling
     taken = [label_column] if label_column else list(label_columns)
@@ -240,18 +248,33 @@ def _read_parts(
         if name == "test" and not labels.used():
             notes.append("test: left out, its labels are hidden (no row has one; -1 counts as none)")
             continue
-        data = data.with_format(None)
-        if isinstance(data.features[input_column], Image) or "binary" in str(data.features[input_column]):
-            data = data.cast_column(input_column, Image(decode=False))
+        data = undecoded(data.with_format(None), input_column, kind)
         parts.append(_Part(name, data, input_column, labels, np.arange(len(data)), pair))
-    return parts
+    return parts, label_column
+
+
+def _with_calls(
+    parts: list[_Part],
+    calls: Calls,
+    label_column: str | None,
+    known: tuple[str, ...] | None,
+    seed: int,
+    notes: list[str],
+) -> list[_Part]:
+    """The parts with secondary labels and background recordings."""
+    rows, labels = {part.name: part.data for part in parts}, {part.name: part.labels for part in parts}
+    found = calls.added(rows, labels, parts[0].column, label_column, known, seed, notes)
+    return [
+        replace(part, data=data, labels=more, keep=np.arange(len(data)))
+        for part, (data, more) in zip(parts, found.values(), strict=True)
+    ]
 
 
 def _found_inputs(
     data: Dataset, kind: Kind, choice: tuple[str | None, str | None, bool | None], taken: list[str], split: str
 ) -> tuple[str, str | None]:
     """The column of the input, and that of the second texts."""
-    if kind == "image":
+    if kind != "text":
         return _found(data, kind, choice[0], taken, split), None
     found: tuple[str, str | None] = _prefixed(split, find_texts, data, *choice, taken)
     return found
@@ -347,22 +370,23 @@ def _blank(data: Dataset, column: str) -> NDArray[np.bool_]:
 def _name(part: _Part, row: int, kind: Kind) -> str:
     """What to call a row in a message: its file, or the beginning of its text."""
     values = part.data.select_columns(part.columns)[row]
-    if kind == "image":
-        return image_name(values[part.column])
+    if kind in LOOKS:
+        return LOOKS[kind][1](values[part.column])
     texts = (" ".join((values[column] or "").split()) for column in part.columns)
     return " ||| ".join(text[: 60 // len(part.columns)] for text in texts) if part.pair else next(texts)[:60]
 
 
-def _without_unreadable(part: _Part) -> tuple[_Part, list[BadRow]]:
-    bad, found = examine_images(part.data, part.column, part.keep, part.name)
-    digests = np.zeros(len(part.data), dtype=np.uint64)
-    digests[part.keep] = found
-    return replace(part, keep=np.setdiff1d(part.keep, [row.row for row in bad]), digests=digests), bad
+def _without_unreadable(part: _Part, kind: Media) -> tuple[_Part, list[BadRow]]:
+    bad, found = examine(part.data, part.column, part.keep, part.name, kind)
+    digests, seconds = np.zeros(len(part.data), dtype=np.uint64), np.zeros(len(part.data))
+    digests[part.keep], seconds[part.keep] = [each.digest for each in found], [each.seconds for each in found]
+    keep = np.setdiff1d(part.keep, [row.row for row in bad])
+    return replace(part, keep=keep, digests=digests, seconds=seconds), bad
 
 
 def _with_digests(part: _Part, kind: Kind) -> _Part:
-    """The part with a digest of every text; images have theirs since they were looked at."""
-    if kind == "image":
+    """The part with a digest of every text; images and sounds have theirs since they were looked at."""
+    if kind in LOOKS:
         return part
     digests = np.zeros(len(part.data), dtype=np.uint64)
     digests[part.keep] = text_digests(part.data, part.columns, part.keep)
@@ -432,8 +456,14 @@ def _cut(train: _Part, labels: tuple[str, ...], fraction: float, seed: int, note
     return [replace(train, keep=np.delete(train.keep, chosen)), validation]
 
 
+def _with_lists(data: Dataset, name: str, values: NDArray[Any], kind: str) -> Dataset:
+    """With a column of lists of one length; values of shape (rows, length)."""
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return data.add_column(name, lists, feature=List(Value(kind), length=values.shape[1]))
+
+
 def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
-    """The kept rows with their columns: the input (of texts, the second as well), label, row; of images a digest."""
+    """The kept rows: input (of texts, the second as well), label, row; of files a digest, of sounds their seconds."""
     data = part.data.select_columns(part.columns)
     names = {column: name for column, name in zip(part.columns, (kind, "pair"), strict=False) if column != name}
     if names:
@@ -441,12 +471,15 @@ def _finished(part: _Part, labels: tuple[str, ...], kind: Kind) -> Dataset:
     # Columns are added before rows are chosen: added to a selection they would copy every image.
     encoded = part.labels.encode(labels)
     if isinstance(part.labels, LabelSets):
-        hot = pa.FixedSizeListArray.from_arrays(pa.array(encoded.ravel()), len(labels))
-        data = data.add_column("label", hot, feature=List(Value("bool"), length=len(labels)))
+        data = _with_lists(data, "label", encoded, "bool")
+        if (soft := part.labels.soft(labels)) is not None:
+            data = _with_lists(data, "soft", soft, "float32")
     else:
         classes = ClassLabel(num_classes=len(labels))  # without the names, for those of a kept head need not be unique
         data = data.add_column("label", encoded, feature=classes)
     data = data.add_column("row", np.arange(len(data)))
-    if part.digests is not None and kind == "image":
+    if part.digests is not None and kind in LOOKS:
         data = data.add_column("digest", part.digests)
+    if part.seconds is not None and kind == "audio":
+        data = data.add_column("seconds", part.seconds)
     return data.select(part.keep)

@@ -23,6 +23,7 @@ from datasets import Dataset, DatasetBuilder, Features, IterableDataset, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import embed_table_storage
 
+from hftl.data.calls import Calls
 from hftl.data.columns import find_column, find_texts
 from hftl.data.files import Kind, separator_of, with_numbers, with_whole_paths
 from hftl.data.progress import progress
@@ -33,7 +34,7 @@ KEPT_VERSION = 1
 """To be raised whenever other rows or columns are kept: files written before are not taken then."""
 BATCH = 1_000
 """Rows read and written at a time."""
-BUFFER = {"image": 1_000, "text": 10_000}
+BUFFER = {"image": 1_000, "audio": 1_000, "text": 10_000}
 """Rows among which a sample is shuffled; so many are in memory together, and are read beyond those that are kept."""
 FEW_FILES = 64
 """Of fewer files the parts (row groups of parquet) are shuffled too; to ask each of more for its parts is slow."""
@@ -52,6 +53,7 @@ class Wanted:
     max_rows: int | None
     """At most so many rows of each split; not stratified, for that would take reading all labels first."""
     seed: int
+    calls: Calls | None = None
 
     def columns(self, rows: Dataset) -> list[str]:
         """Those that are used, told from a split's first rows."""
@@ -61,7 +63,9 @@ class Wanted:
             inputs = [first, second] if second else [first]
         else:
             inputs = [find_column(rows, self.kind, self.input_column, taken)]
-        return [*inputs, *(self.label_columns or [find_column(rows, "label", self.label_column, inputs)])]
+        labels = [*(self.label_columns or [find_column(rows, "label", self.label_column, inputs)])]
+        further = self.calls and self.calls.find_secondary(rows, None if self.label_columns else labels[0])
+        return [*inputs, *labels, *([further] if further else [])]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def of_files(paths: list[Path], kind: Kind) -> Stream:
 
     def finish(dataset: Dataset) -> Dataset:
         plain = with_numbers(dataset) if paths[0].suffix.lower() in (".csv", ".tsv") else dataset
-        return with_whole_paths(plain, paths[0].parent) if kind == "image" else plain
+        return with_whole_paths(plain, paths[0].parent, kind)
 
     return Stream(tuple(_identity(str(path)) for path in paths), partial(_open_files, paths), finish)
 

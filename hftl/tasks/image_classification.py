@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
-from hftl.tasks._classification import Classification, targets_of
+from hftl.tasks._classification import Classification, shares_of, targets_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class ImageClassification(Classification):
     """Photos in folders (one a class), or in a table as paths or bytes."""
 
     name: ClassVar[str] = "image-classification"
-    kind: ClassVar[Literal["image", "text"]] = "image"
+    kind: ClassVar[Literal["image", "audio", "text"]] = "image"
     auto_class: ClassVar[str] = "AutoModelForImageClassification"
     head_lr: ClassVar[float] = 3e-3
     lr: ClassVar[float] = 1e-4
@@ -132,7 +132,7 @@ class ImageClassification(Classification):
             raise HftlError(f"no image to predict in {', '.join(map(str, inputs))}")
         columns = {"name": list(map(images.image_name, found)), "image": list(map(images.as_stored, found))}
         dataset = Dataset.from_dict(columns)
-        bad = checks.unreadable_images(dataset, "image", np.arange(len(found)), "inputs")
+        bad, _ = checks.examine(dataset, "image", np.arange(len(found)), "inputs", "image")
         if len(bad) == len(found):
             raise HftlError(f"no image to predict: {bad[0].name}: {bad[0].reason}")
         return dataset.select(np.setdiff1d(np.arange(len(found)), [row.row for row in bad])), bad
@@ -236,7 +236,7 @@ class ImageExamples:
         rngs = [np.random.default_rng([*self.seed, row]) for row in indices]
         views, targets = self._views(rows["image"], rngs), targets_of(rows)
         if self.task.mixup or self.task.cutmix:
-            views, targets = self._mixed(views, self._shares(rows), rngs)
+            views, targets = self._mixed(views, shares_of(rows, self.dataset), rngs)
         return Batch({"pixel_values": torch.from_numpy(views)}, targets, torch.tensor(indices))
 
     def picture(self) -> Image:
@@ -283,18 +283,8 @@ class ImageExamples:
         triples = zip(views, others, rngs, strict=True)
         mixed = [mix(view, other, rng, self.task.mixup, self.task.cutmix) for view, other, rng in triples]
         kept = torch.tensor([share for _, share in mixed])[:, None]
-        targets = kept * targets + (1 - kept) * self._shares(partners)
+        targets = kept * targets + (1 - kept) * shares_of(partners, self.dataset)
         return np.stack([mixture for mixture, _ in mixed]), targets
-
-    def _shares(self, rows: dict[str, Any]) -> torch.Tensor:
-        """Targets as float32 of shape (rows, classes): zeros, and a one for each label of the row."""
-        from torch.nn.functional import one_hot
-
-        targets = targets_of(rows)
-        assert targets is not None  # mixed rows are training rows
-        if targets.ndim == 1:
-            targets = one_hot(targets, self.dataset.features["label"].num_classes)
-        return targets.float()
 
 
 def portable(processor: Any) -> Any:

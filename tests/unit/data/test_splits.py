@@ -234,10 +234,11 @@ def test_unreadable_images_are_skipped_and_listed(prepare, pictures, one_line_er
 
 def test_max_rows_leaves_other_images_unopened(prepare, pictures, monkeypatch):
     from hftl.data import checks
-    from hftl.data.images import Examined
+    from hftl.data.examined import Examined
 
     opened = []
-    monkeypatch.setattr(checks, "examine", lambda value: opened.append(value) or Examined(None, 0))
+    _, *names = checks.LOOKS["image"]
+    monkeypatch.setitem(checks.LOOKS, "image", (lambda value: opened.append(value) or Examined(None, 0), *names))
     prepare(pictures, "image", max_rows=6)
     assert len(opened) == 6
 
