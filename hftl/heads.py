@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Loaded:
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    converted: bool = False
+    """Whether the checkpoint is of another kind than the model, so that adapters over that would not load."""
 
 
 def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
@@ -53,6 +56,8 @@ def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
     Raises:
         HftlError: no such folder or Hub model, or one of another kind.
     """
+    if auto_class == "AutoModelForAudioClassification":
+        _know_spectrograms()
     local = Path(source).is_dir()
     if not local and source.startswith((".", "/", "~")):
         raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
@@ -77,6 +82,14 @@ def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
     return config
 
 
+def _know_spectrograms() -> None:
+    """Let the auto classes load hftl's own models of sound, where what they are made of is installed."""
+    with contextlib.suppress(ImportError):  # of torchaudio; who reads sounds will be told of it
+        from hftl import spectrogram
+
+        spectrogram.register()
+
+
 def load(
     auto_class: str, source: str, labels: Sequence[str], keep_head: bool, head_dropout: float, trust_remote_code: bool
 ) -> Loaded:
@@ -96,11 +109,29 @@ def load(
     if not keep_head:
         config.problem_type = None
     model, info = _from_pretrained(auto_class, base or source, config, trust_remote_code)
-    mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
-    new = set(info["missing_keys"]) | mismatched
     if base is not None:
         model = adapters.restore(source, model)
-        new -= adapters.kept_whole(source)
+        kept = adapters.kept_whole(source)
+        info["missing_keys"] = set(info["missing_keys"]) - kept
+        info["mismatched_keys"] = {entry for entry in info["mismatched_keys"] if entry[0] not in kept}
+    return with_head(model, info, source, keep_head, head_dropout)
+
+
+def with_head(model: Any, info: Mapping[str, Any], source: str, keep_head: bool, head_dropout: float) -> Loaded:
+    """The model with its head as it came from the checkpoint, or with a new one; and what came from where.
+
+    Args:
+        model: with a head of the wanted size.
+        info: what ``from_pretrained`` said of its loading.
+        source: the checkpoint.
+        keep_head: whether the head has to come from there.
+        head_dropout: in front of a new one.
+
+    Raises:
+        HftlError: the head that is to be kept is not there.
+    """
+    mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
+    new = set(info["missing_keys"]) | mismatched
     head = head_parameters(model)
     unkept = [name for name in head if name in new]
     replaced: set[str] = set()
@@ -110,8 +141,9 @@ def load(
         new |= replaced
     elif unkept:
         raise HftlError(
-            f"--model {source}: it has no head for {len(labels)} labels that could be kept ({_some(unkept)} would be "
-            "random); train a new one: leave out --keep-head, and choose --phases with at least one phase"
+            f"--model {source}: it has no head for {model.config.num_labels} labels that could be kept "
+            f"({_some(unkept)} would be random); train a new one: leave out --keep-head, and choose --phases with at "
+            "least one phase"
         )
     own = dict(model.named_parameters())
     return Loaded(
@@ -172,14 +204,15 @@ def set_head_dropout(model: nn.Module, p: float) -> None:
 
     Configured values can be absurd for a new head (0.8 in MobileNetV2's checkpoint, 0.999 in YAMNet's).
     """
-    backbone, _ = find_backbone(model)
+    backbone, module_of_backbone = find_backbone(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and not name.startswith(f"{backbone}."):
             module.p = p
-    config: Any = model.config
-    for setting in DROPOUT_SETTINGS:
-        if hasattr(config, setting) or setting == UNDECLARED_SETTINGS.get(config.model_type):
-            setattr(config, setting, p)
+    configs: list[Any] = [model.config, getattr(module_of_backbone, "config", None)]
+    for config in filter(None, configs):  # those of a model inside another one differ
+        for setting in DROPOUT_SETTINGS:
+            if hasattr(config, setting) or setting == UNDECLARED_SETTINGS.get(config.model_type):
+                setattr(config, setting, p)
 
 
 def _from_pretrained(auto_class: str, source: str, config: Any, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:

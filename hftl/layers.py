@@ -30,6 +30,8 @@ samples/models/minilm-l6 --phases linear-probe --phases.0.unfreeze head``, and `
 """
 
 _DECODER_NORM = {r"\.decoder\.layernorm_embedding\.": "stem"}
+_FINAL_NORM = {r"\.encoder\.layer_norm\.": "neck"}
+"""Of wav2vec2 and its kin where they normalise behind the blocks (``do_stable_layer_norm``); the others before."""
 _LATER_PATCHES = {r"\.patch_embeddings\.([1-9])\.": r"block \1"}
 _LISTS_OF_PARTS = {r"\.(?:attentions|layer_norm1|ffns|layer_norm2)\.(\d+)\.": r"block \1"}
 
@@ -86,7 +88,7 @@ class LayerGroups:
         names = [name for name, _ in model.named_parameters()]
         head = set(head_parameters(model))
         backbone_name, backbone = find_backbone(model)
-        family = FAMILY_GROUPS.get(getattr(getattr(model, "config", None), "model_type", ""), {})
+        family = _family_groups(getattr(backbone, "config", getattr(model, "config", None)))
         chosen = {**_assigned(family, names), **_assigned(overrides, names)}
         blocks = _own_blocks(backbone_name, backbone, head) or _declared_blocks(chosen)
         if not blocks:
@@ -287,6 +289,13 @@ def _digest(tensor: torch.Tensor) -> bytes:
     if not plain.numel():
         return b""
     return hashlib.blake2b(plain.reshape(-1).view(torch.uint8).numpy().data, digest_size=16).digest()
+
+
+def _family_groups(config: Any) -> Mapping[str, str]:
+    """Those of the backbone's family, for a model inside another one has its own."""
+    if getattr(config, "do_stable_layer_norm", False):
+        return _FINAL_NORM
+    return FAMILY_GROUPS.get(getattr(config, "model_type", ""), {})
 
 
 def _names(blocks: int) -> list[str]:
