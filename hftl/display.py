@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hftl.records import (
+    BY_LABEL,
     Evaluated,
     EvaluationProgress,
     FeaturesPlanned,
@@ -55,8 +56,8 @@ def scores_text(scores: Mapping[str, float]) -> str:
 
 
 def score_names(scores: Iterable[Mapping[str, float]]) -> list[str]:
-    """The names in all of these scores, in the order met, the loss last."""
-    names = dict.fromkeys(name for each in scores for name in each)
+    """The names in all of these scores, in the order met, the loss last; without those of single labels."""
+    names = dict.fromkeys(name for each in scores for name in each if not name.startswith(BY_LABEL))
     return sorted(names, key=lambda name: name == "loss")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 from hftl.errors import HftlError, one_line
 
@@ -86,23 +86,69 @@ def _f1(given: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.where(either > 0, 2 * both / np.maximum(either, 1), np.nan)
 
 
-class MeanAveragePrecision(_Offline):
-    """The mean of the labels' average precision, 0 to 1, over the labels that some row has; NaN where none has one.
+class _OfOrder(_Offline):
+    """A metric of the order of the rows by each label's probability: no threshold is in it."""
 
-    It looks at the order of the rows by each label's probability alone, so that no threshold is in it.
-    """
+    inputs = "prediction_scores: probabilities (lists of float64); references: multi-hot lists (bool), one a row."
 
     def _inputs(self) -> dict[str, Any]:
         lists = datasets.List
         return {"prediction_scores": lists(datasets.Value("float64")), "references": lists(datasets.Value("bool"))}
 
+
+class MeanAveragePrecision(_OfOrder):
+    """The mean of the labels' average precision, 0 to 1, over the labels that some row has; NaN where none has one.
+
+    It looks at the order of the rows by each label's probability alone, so that no threshold is in it.
+    """
+
+    def _compute(self, prediction_scores: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        return {"mAP": _mean(average_precisions(np.asarray(prediction_scores), np.asarray(references)))}
+
+
+class MacroROCAUC(_OfOrder):
+    """The mean of the labels' area under the ROC curve, 0 to 1, as BirdCLEF 2024 and 2025 rank by.
+
+    Labels that no row has, or all rows have, have none, and do not count; NaN where none does.
+    """
+
     def _compute(self, prediction_scores: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         scores, right = np.asarray(prediction_scores), np.asarray(references)
-        there = right.any(axis=0)
-        if not there.any() or not np.isfinite(scores).all():
-            return {"mAP": math.nan}
-        each = [average_precision_score(right[:, label], scores[:, label]) for label in np.flatnonzero(there)]
-        return {"mAP": float(np.mean(each))}
+        there = np.asarray(right.any(axis=0) & ~right.all(axis=0))
+        return {"roc_auc": _mean(_by_label(roc_auc_score, scores, right, there))}
+
+
+def average_precisions(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Average precision of each label, shape (labels,); NaN where no row has it.
+
+    Args:
+        scores: probabilities, shape (rows, labels).
+        right: which row has which label, of the same shape.
+    """
+    return _by_label(average_precision_score, scores, right, np.asarray(right.any(axis=0)))
+
+
+def _by_label(score: Any, scores: np.ndarray, right: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """``score`` of each label, NaN where it is not ``there``; all NaN where a probability is not finite."""
+    found = np.full(right.shape[1], math.nan)
+    for label in np.flatnonzero(there) if np.isfinite(scores).all() else ():
+        found[label] = score(right[:, label], scores[:, label])
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over those that are numbers; NaN where none is."""
+    return math.nan if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def false_alarms_per_hour(given: np.ndarray, seconds: float) -> float:
+    """Labels given where there is nothing to be found, by the hour.
+
+    Args:
+        given: which label is given to which window of these recordings, bool of shape (windows, labels).
+        seconds: how long the recordings last together.
+    """
+    return float(3600 * given.sum() / seconds)
 
 
 class Squad(_Offline):
@@ -162,7 +208,7 @@ def _word_f1(given: str, wanted: str) -> float:
 
 
 OFFLINE: dict[str, type[_Offline]] = {"accuracy": Accuracy, "macro_f1": MacroF1, "micro_f1": MicroF1}
-OFFLINE_MULTI_LABEL: dict[str, type[_Offline]] = {"mAP": MeanAveragePrecision, **OFFLINE}
+OFFLINE_MULTI_LABEL: dict[str, type[_Offline]] = {"mAP": MeanAveragePrecision, "roc_auc": MacroROCAUC, **OFFLINE}
 
 
 def load(name_or_path: str, multi_label: bool = False) -> evaluate.Metric:

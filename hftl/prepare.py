@@ -97,6 +97,8 @@ class Prepared:
         frozen = [str(number) for number, phase in enumerate(self.recipe.phases) if phase.unfreeze == "head"]
         note = f"phase {', '.join(frozen)}: the neck below the head is random and frozen; 'unfreeze: neck' trains it"
         notes = [note] if random and frozen else []
+        if self.loaded.converted and any(phase.train == "lora" for phase in self.recipe.phases):
+            notes.append("adapters are merged in the end, for the checkpoint is of another kind than the model")
         if self.recipe.store.views > 1 and not self.examples("train", augment=True).random:
             notes.append(f"--store.views {self.recipe.store.views}: these rows have no random views; one is stored")
         return notes
@@ -155,7 +157,7 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     splits = runtime.once(
         lambda: task.load_data(recipe.seed, recipe.model, recipe.keep_head, recipe.trust_remote_code), per_machine=True
     )
-    task = task.resolved(splits)
+    task = task.resolved(splits, processor)
     recipe = dataclasses.replace(recipe, task=task)
     seed_everything((recipe.seed,))
     loaded = task.load_model(

@@ -156,10 +156,7 @@ def _default_lr(phase: Phase, head_lr: float, lr: float, narrower: float) -> flo
 def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:
     """The recipe as plain data; the task's name stands inside ``task``. Data objects are named by fingerprint."""
     plain = dataclasses.asdict(dataclasses.replace(recipe, task=None))
-    task = {
-        f.name: value if _is_plain(value := getattr(recipe.task, f.name)) else describe_object(value)
-        for f in dataclasses.fields(recipe.task)
-    }
+    task = {f.name: _as_plain(getattr(recipe.task, f.name)) for f in dataclasses.fields(recipe.task)}
     found: dict[str, Any] = _as_yaml({**plain, "task": {"name": recipe.task.name, **task}})
     return found
 
@@ -217,6 +214,13 @@ def describe_object(data: Any) -> str:
     return f"<{type(data).__name__}: {prints}>"
 
 
+def _as_plain(value: Any) -> Any:
+    """The value of a task's option; options of their own, such as those of a spectrogram, as a dict."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value if _is_plain(value) else describe_object(value)
+
+
 def _is_plain(value: Any) -> bool:
     if type(value) is dict:  # splits by name are a dict too
         return all(_is_plain(item) for item in value.values())
@@ -241,6 +245,8 @@ def _first_problem(error: ValidationError, task_class: type[Any]) -> str:
     if problem["type"] == misspelt:
         inner: dict[Any, Any] = {"phases": Phase, "task": task_class, "store": Store}
         owner = Recipe if len(problem["loc"]) == 1 else inner[problem["loc"][0]]
+        if owner is task_class and len(problem["loc"]) > 2:  # options of a task that have options of their own
+            owner = next(f.default_factory for f in dataclasses.fields(owner) if f.name == problem["loc"][1])
         names = [f.name for f in dataclasses.fields(owner)]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         return f"'{place}' is no option; " + (f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names)}")

@@ -11,6 +11,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+BY_LABEL = "AP/"
+"""How scores begin that are of one label: history and metrics have them all, tables have no room for them."""
+LOWER_IS_BETTER = frozenset({"loss", "false_alarms_per_hour"})
+"""Names of scores that are the better the lower they are."""
+
 
 @dataclass(frozen=True)
 class RunStarted:

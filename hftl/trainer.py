@@ -26,6 +26,7 @@ from hftl.prepare import prepare
 from hftl.quiet import first_process
 from hftl.recipe import Recipe, to_yaml
 from hftl.records import (
+    LOWER_IS_BETTER,
     Evaluated,
     EvaluationProgress,
     PhaseEnded,
@@ -210,7 +211,8 @@ class Trainer(Generic[T]):
         rows, recipe = self.ready.splits.of(split), self.recipe
         outputs = yield from outputs_of(self.source.model, self.source.examples(split), recipe, self.runtime, split)
         settings = recipe.task.tune(outputs, rows) if settings is None else settings
-        return recipe.task.score(outputs, rows, settings), settings
+        named = {"id2label": dict(enumerate(self.ready.splits.labels)), **settings}
+        return recipe.task.score(outputs, rows, named), settings
 
     def _worth(self, scores: dict[str, float]) -> tuple[float, float]:
         """What is highest for the best epoch: the score that chooses, and of equal ones the lower loss."""
@@ -218,8 +220,8 @@ class Trainer(Generic[T]):
         if chosen not in scores:
             raise HftlError(f"--best-by {chosen}: there is no such score; there are {', '.join(scores)}")
         score, loss = scores[chosen], -scores.get("loss", math.nan)
-        if chosen == "loss":
-            score = loss
+        if chosen in LOWER_IS_BETTER:
+            score = -score
         # NaN is worth least, else nothing that follows would be better.
         return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else loss
 
@@ -279,10 +281,11 @@ class Trainer(Generic[T]):
         return ended
 
     def _keep_adapters(self, number: int, phase: Phase) -> None:
-        """Those of the best phase, where all else but neck and head is still bit-equal to the checkpoint."""
+        """Those of the best phase, where all else but neck and head is still bit-equal to a checkpoint of its kind."""
         kept = self.folder.checkpoints / ADAPTER
         shutil.rmtree(kept, ignore_errors=True)
-        if phase.train == "lora" and all(earlier.head_only for earlier in self.recipe.phases[:number]):
+        apart = phase.train == "lora" and not self.ready.loaded.converted
+        if apart and all(earlier.head_only for earlier in self.recipe.phases[:number]):
             adapters.save(kept, self.model, self.groups, phase.lora, self.recipe.model)
 
     def _score_pretrained(self) -> Iterator[Record]:

@@ -15,7 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
-from zoo import IMAGE, WORDS, asked, auto_class, write_model
+from zoo import IMAGE, SOUND_RATE, WORDS, asked, auto_class, write_model
 
 # Caches and feature stores of the tests are their own, and go when they end.
 _home = tempfile.TemporaryDirectory(prefix="hftl-tests-", ignore_cleanup_errors=True)
@@ -138,6 +138,26 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(0, 120, (40, 48, 3), dtype=np.uint8)
                 pixels[..., channel] += 120
                 Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of short calls of three birds that differ in pitch: 18 to train, 9 to validate, 9 to test.
+
+    Each lasts 0.2 to 0.3 s, but for one of those to validate, which lasts 0.9 s.
+    """
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("torchaudio")
+    root, rng = tmp_path_factory.mktemp("calls"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 3), ("test", 3)):
+        for pitch, label in ((400, "owl"), (1200, "tit"), (2800, "wren")):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                long = (split, label, number) == ("validation", "tit", 1)
+                times = np.arange(7200 if long else int(rng.integers(1600, 2400))) / SOUND_RATE
+                wave = 0.3 * np.sin(2 * np.pi * pitch * times) + 0.05 * rng.normal(size=len(times))
+                soundfile.write(root / split / label / f"{number}.wav", wave, SOUND_RATE)
     return root
 
 

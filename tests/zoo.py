@@ -30,15 +30,18 @@ def write_model(family: str, folder: Path) -> None:
     from hftl.quiet import quiet_transformers
 
     torch.manual_seed(0)
-    model, processor = {**IMAGE, **TEXT}[family]()
+    model, processor = {**IMAGE, **TEXT, **AUDIO}[MELS[family][0] if family in MELS else family]()
     with quiet_transformers():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+    if family == "mel-mobilenet_v1":
+        write_front_end(folder)
 
 
 def auto_class(family: str) -> str:
     """The class by which the tasks load a family."""
-    return "AutoModelForImageClassification" if family in IMAGE else "AutoModelForSequenceClassification"
+    kinds = {**dict.fromkeys(IMAGE, "Image"), **dict.fromkeys({**AUDIO, **MELS}, "Audio")}
+    return f"AutoModelFor{kinds.get(family, 'Sequence')}Classification"
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -128,6 +131,92 @@ TIMM: dict[str, Callable[[], tuple[Any, Any]]] = {
 }
 if importlib.util.find_spec("timm"):
     IMAGE |= TIMM
+
+# -- sounds ----------------------------------------------------------------------------------------------------------
+
+SOUND_RATE = 8000
+"""Samples a second of what the models of sounds hear."""
+
+
+def _waveform(kind: str, layer_norm: bool = False, **more: Any) -> tuple[Any, Any]:
+    """A backbone without a head that takes samples: frames of 20 ms, by convolutions."""
+    import transformers
+
+    convolutions = {"conv_dim": (8, 8, 8), "conv_kernel": (10, 4, 4), "conv_stride": (5, 4, 8)}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8}
+    norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if layer_norm else {}
+    settings = {**TINY, **WIDE, **convolutions, **positions, **norms, **more}
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=SOUND_RATE, return_attention_mask=layer_norm)
+    return getattr(transformers, f"{kind}Model")(config), extractor
+
+
+def _ast() -> tuple[Any, Any]:
+    """Patches of a spectrogram of 0.3 s."""
+    import transformers
+
+    shape = {"num_mel_bins": 16, "max_length": 30}
+    config = transformers.ASTConfig(**TINY, **WIDE, **shape, patch_size=8, frequency_stride=8, time_stride=8)
+    return transformers.ASTModel(config), transformers.ASTFeatureExtractor(sampling_rate=SOUND_RATE, **shape)
+
+
+def _whisper() -> tuple[Any, Any]:
+    """It hears a second."""
+    import transformers
+
+    encoder = {"encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "max_source_positions": 25}
+    rest = {"vocab_size": 20, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 8}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(
+        d_model=16, num_mel_bins=8, init_std=0.2, classifier_proj_size=8, **encoder, **rest, **tokens
+    )
+    extractor = transformers.WhisperFeatureExtractor(
+        feature_size=8, sampling_rate=16000, hop_length=320, chunk_length=1
+    )
+    return transformers.WhisperForAudioClassification(config), extractor
+
+
+AUDIO: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "ast": _ast,
+    "wav2vec2": lambda: _waveform("Wav2Vec2"),
+    "wav2vec2-layer-norm": lambda: _waveform("Wav2Vec2", layer_norm=True, mask_time_length=3, layerdrop=0.0),
+    "hubert": lambda: _waveform("Hubert"),
+    "wavlm": lambda: _waveform("WavLM"),
+    "data2vec-audio": lambda: _waveform("Data2VecAudio", num_conv_pos_embeddings=2, conv_pos_kernel_size=3),
+    "whisper": _whisper,
+}
+
+SMALL_MEL = {
+    "sampling_rate": SOUND_RATE,
+    "n_fft": 256,
+    "win_length": 200,
+    "hop_length": 80,
+    "n_mels": 32,
+    "f_min": 20.0,
+}
+MELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mel-resnet": ("resnet", SMALL_MEL),
+    "mel-efficientnet": ("efficientnet", {**SMALL_MEL, "image_size": (SIZE, SIZE)}),
+    "mel-vit": ("vit", {**SMALL_MEL, "image_size": (SIZE, SIZE)}),
+    "mel-mobilenet_v1": ("mobilenet_v1", {}),
+}
+"""Image models behind a spectrogram: whose, and the options of the spectrogram. The last brings its own."""
+
+
+def write_front_end(folder: Path) -> None:
+    """A front end beside an image model's weights, as beside YAMNet: of windows of 0.3 s."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+    from torchaudio.functional import melscale_fbanks
+
+    said = {**SMALL_MEL, "f_max": 3500.0, "patch_frames": 28, "spectrogram": "magnitude"}
+    said |= {"log": "log(mel+0.01)", "layout": "rows, channel, frames, mels"}
+    (folder / "frontend_config.json").write_text(json.dumps(said))
+    bank = melscale_fbanks(129, 20.0, 3500.0, 32, SOUND_RATE).T.contiguous()
+    save_file({"window": torch.hann_window(200) ** 0.5, "mel_filterbank": bank}, folder / "frontend.safetensors")
+
 
 # -- texts -----------------------------------------------------------------------------------------------------------
 

@@ -23,17 +23,22 @@ from hftl.display import (
     trained_text,
 )
 from hftl.errors import HftlError
+from hftl.records import BY_LABEL
 from hftl.report.curves import of_kind, read_history
 from hftl.run_folder import RunFolder, write_text
 
 Plain = dict[str, Any]
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-EXAMPLES = {"image-classification": '"photo.jpg"', "text-classification": '"a text of any length", truncation=True'}
+EXAMPLES = {
+    "audio-classification": '"recording.wav"',
+    "image-classification": '"photo.jpg"',
+    "text-classification": '"a text of any length", truncation=True',
+}
 """What a pipeline of the task is called with."""
 PAIR_EXAMPLE = '{"text": "the first text", "text_pair": "the second"}, truncation=True'
 """The same, of a model for pairs of texts."""
-PROCESSORS = {"image-classification": "image_processor"}
+PROCESSORS = {"audio-classification": "feature_extractor", "image-classification": "image_processor"}
 """What a pipeline of the task calls that which prepares its inputs; a tokenizer elsewhere."""
 SPLITS = ("validation", "test")
 MANY_LABELS = 100
@@ -59,7 +64,7 @@ def write(folder: Path) -> Path:
         _what(name, recipe, metrics, history),
         _scores(recipe["task"]["name"], metrics, _thresholds(metrics, history)),
         _training(recipe, metrics, history),
-        _use(recipe, _thresholds(metrics, history) is not None, adapter),
+        _use(recipe, _thresholds(metrics, history) is not None, adapter, _has_own_code(run)),
         _environment(environment),
         _again(recipe),
     ]
@@ -187,6 +192,13 @@ def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -
             "(multi-label): each is given where its probability reaches its threshold, chosen on the validation split "
             f"for the highest F1 and saved in `model/config.json`: {_text(chosen)}."
         )
+        found = {name: value for name, value in metrics["validation"].items() if name.startswith(BY_LABEL)}
+        if found:
+            each = [
+                f"{name.removeprefix(BY_LABEL)} {score_text(found[name])}"
+                for name in sorted(found, key=lambda name: found[name])
+            ]
+            majority += f" Average precision on validation, lowest first: {_text(few_text(each, MANY_LABELS))}."
     return f"## Scores\n\n{table}\n\n{saved} {majority}\n\n![Losses and scores over the run](curves.png)"
 
 
@@ -214,38 +226,53 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
     return f"## Training\n\n{table}\n\n{settings} {frozen} `recipe.yaml` holds every setting."
 
 
-def _use(recipe: Plain, multi_label: bool, adapter: bool) -> str:
+def _has_own_code(run: RunFolder) -> bool:
+    """Whether the saved model is of a class that transformers has not: its code lies beside the weights."""
+    return run.result is not None and "auto_map" in _read(run.result / "config.json")
+
+
+def _use(recipe: Plain, multi_label: bool, adapter: bool, own_code: bool) -> str:
     task = recipe["task"]["name"]
     if task == "question-answering":
         return _use_for_questions(recipe, adapter)
+    trust = ", trust_remote_code=True" if own_code else ""
     load = f"""from transformers import pipeline
 
-answer = pipeline("{task}", model="model")  # the folder beside this card"""
+answer = pipeline("{task}", model="model"{trust})  # the folder beside this card"""
     if adapter:
+        loader, loaded = "", '"adapter"'
+        if task == "audio-classification":  # by its name alone a pipeline takes none beside a model that is loaded
+            loader, loaded = "AutoFeatureExtractor, ", 'AutoFeatureExtractor.from_pretrained("adapter")'
         load = f"""from peft import PeftModel
-from transformers import AutoConfig, {tasks.find(task).auto_class}, pipeline
+from transformers import AutoConfig, {loader}{tasks.find(task).auto_class}, pipeline
 
 config = AutoConfig.from_pretrained("adapter")  # the folder beside this card
 base = {tasks.find(task).auto_class}.from_pretrained(
     "{_public(recipe["model"])}", config=config, ignore_mismatched_sizes=True, dtype="float32"
 )  # the checkpoint, with a head for these labels
 model = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
-answer = pipeline("{task}", model=model, {PROCESSORS.get(task, "tokenizer")}="adapter")"""
+answer = pipeline("{task}", model=model, {PROCESSORS.get(task, "tokenizer")}={loaded})"""
     given = PAIR_EXAMPLE if recipe["task"].get("pairs") else EXAMPLES.get(task, "...")
     cuts = "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
     comment = cuts if recipe["task"].get("truncation") == "head+tail" else ""
+    if seconds := recipe["task"].get("seconds"):
+        comment = f"  # trained on {seconds:g} s; hftl predict hears longer recordings in such windows"
     use = f"print(answer({given})){comment}"
     if multi_label:
         use = f"""config = answer.model.config
 thresholds = {{config.id2label[index]: value for index, value in enumerate(config.thresholds)}}
 scores = answer({given}, top_k=len(thresholds)){comment}
 print([each["label"] for each in scores if each["score"] >= thresholds[each["label"]]])"""
+    own = """
+
+The model is an image classifier behind a log-mel spectrogram. transformers has no such class: it is in
+`model/spectrogram.py`, so load it with `trust_remote_code=True`, or import `hftl.spectrogram` and call `register()`."""
     return f"""## Use
 
 ```python
 {load}
 {use}
-```"""
+```{own if own_code and task == "audio-classification" else ""}"""
 
 
 def _use_for_questions(recipe: Plain, adapter: bool) -> str:

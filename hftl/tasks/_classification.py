@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -28,6 +28,8 @@ else:
 ONE_LABEL, ANY_LABELS = "single_label_classification", "multi_label_classification"
 """The kinds of problem, as configurations of transformers name them: by softmax, or each label by its sigmoid."""
 METRICS = {ONE_LABEL: ("accuracy", "macro_f1"), ANY_LABELS: ("mAP", "micro_f1", "macro_f1")}
+LEAST = 0.5
+"""The most probable label of a part of something long is no answer where it is less probable than this."""
 UNEVEN = 10
 """So many times more rows of one label than of another are worth a note."""
 
@@ -40,11 +42,12 @@ class Classification(Strict):
     are split, or of several label columns.
     """
 
-    kind: ClassVar[Literal["image", "text"]]
+    kind: ClassVar[Literal["image", "audio", "text"]]
     auto_class: ClassVar[str]
     answer: ClassVar[str] = "label"
     majority_is: ClassVar[str] = "always answers with the commonest training label"
     fields: ClassVar[tuple[str, ...]] = ()
+    usual_metrics: ClassVar[Mapping[str, tuple[str, ...]]] = METRICS
     lr_width: ClassVar[int | None] = None
 
     data: Data
@@ -138,6 +141,7 @@ class Classification(Strict):
             "label_columns": self.label_columns,
             "max_rows": self.max_rows,
             "seed": seed,
+            **self._further(model, keep_head, trust_remote_code),
         }
         streaming = streams.Wanted(**choice) if self.streaming else None
         found = splits.prepare(
@@ -152,6 +156,10 @@ class Classification(Strict):
         )
         # With a head that is kept there may be nothing to train, as when a run is evaluated.
         return found if keep_head else replace(found, notes=(*found.notes, *self._uneven(found)))
+
+    def _further(self, model: str, keep_head: bool, trust_remote_code: bool) -> dict[str, Any]:  # noqa: ARG002
+        """What else the data layer has to know."""
+        return {}
 
     def _uneven(self, splits: Splits) -> list[str]:
         """A note where some label has many more training rows than another, and nothing makes up for it."""
@@ -170,7 +178,7 @@ class Classification(Strict):
             f"{splits.labels[least]!r}; --task.balance weights (or sampler) makes up for it"
         ]
 
-    def resolved(self, splits: Splits) -> Self:  # noqa: ARG002 (no modality but text leaves anything to the data)
+    def resolved(self, splits: Splits, processor: Any) -> Self:  # noqa: ARG002 (images leave nothing to the data)
         """See ``Task``."""
         return self
 
@@ -284,20 +292,22 @@ class Classification(Strict):
         from hftl.data.labels import read_targets
 
         labels, logits = read_targets(dataset), outputs["logits"]
-        multi_label = settings.get("problem_type") == ANY_LABELS
+        multi_label = is_multi_label(settings)
         if multi_label != (labels.ndim == 2):
             has, gives = ("one label", "any number") if multi_label else ("any number of labels", "one")
             raise HftlError(f"the data have {has} a row, and the model gives {gives}; evaluate it on data of its kind")
         if multi_label:
             probabilities = sigmoid(logits)
-            found = metrics.score(
-                self.metrics or METRICS[ANY_LABELS], probabilities >= settings["thresholds"], labels, probabilities
-            )
+            given = probabilities >= settings["thresholds"]
+            found = metrics.score(self._metrics(ANY_LABELS), given, labels, probabilities)
             loss = (np.logaddexp(0, logits.astype(np.float64)) - logits * labels).mean()
         else:
-            found = metrics.score(self.metrics or METRICS[ONE_LABEL], logits.argmax(axis=1), labels)
+            found = metrics.score(self._metrics(ONE_LABEL), logits.argmax(axis=1), labels)
             loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
         return {**found, "loss": float(loss)}
+
+    def _metrics(self, problem: str) -> tuple[str, ...]:
+        return self.metrics or self.usual_metrics[problem]
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
         """Scores of always answering the commonest training label.
@@ -314,9 +324,9 @@ class Classification(Strict):
         seen, labels = read_targets(train), read_targets(dataset)
         if labels.ndim == 1:
             commonest = np.full_like(labels, np.bincount(seen).argmax())
-            return metrics.score(self.metrics or METRICS[ONE_LABEL], commonest, labels)
+            return metrics.score(self._metrics(ONE_LABEL), commonest, labels)
         given, shares = np.tile(commonest_labels(seen), (len(labels), 1)), np.tile(seen.mean(axis=0), (len(labels), 1))
-        return metrics.score(self.metrics or METRICS[ANY_LABELS], given, labels, shares)
+        return metrics.score(self._metrics(ANY_LABELS), given, labels, shares)
 
     def applied(self) -> Self:
         """See ``Task``: the model's labels are the data's."""
@@ -325,6 +335,24 @@ class Classification(Strict):
     def on(self, data: Any) -> Self:
         """See ``Task``: other data may lack a label."""
         return replace(self, data=data, subset=None, lone_labels="keep")
+
+    def probabilities(self, outputs: Outputs, settings: Settings) -> npt.NDArray[np.float64]:
+        """Of all labels, shape (rows, labels): by softmax, or each by its sigmoid where rows have any number."""
+        import numpy as np
+
+        logits = outputs["logits"]
+        return sigmoid(logits) if is_multi_label(settings) else np.exp(log_softmax(logits))
+
+    def given(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    ) -> npt.NDArray[np.bool_]:
+        """See ``Lasting``."""
+        import numpy as np
+
+        if is_multi_label(settings):
+            return np.asarray(probabilities >= (settings["thresholds"] if least is None else least))
+        most = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
+        return np.asarray(most & (probabilities >= (LEAST if least is None else least)))
 
     def answers(
         self,
@@ -339,9 +367,9 @@ class Classification(Strict):
         """
         import numpy as np
 
-        multi_label = settings.get("problem_type") == ANY_LABELS
+        multi_label = is_multi_label(settings)
         found = []
-        for row in sigmoid(outputs["logits"]) if multi_label else np.exp(log_softmax(outputs["logits"])):
+        for row in self.probabilities(outputs, settings):
             scores: dict[str, float] = {}
             for index in np.argsort(-row):
                 scores.setdefault(labels[index], float(row[index]))  # two classes may have one name (ImageNet's crane)
@@ -355,13 +383,30 @@ class Classification(Strict):
 
 
 def targets_of(rows: dict[str, Any]) -> torch.Tensor | None:
-    """What the loss compares with: ids, int64 of shape (rows,), or multi-hot, float of shape (rows, labels)."""
+    """What the loss compares with: ids, int64 of shape (rows,), or float of shape (rows, labels).
+
+    Of rows with any number of labels, multi-hot; or the targets in ``soft``, where some labels count less.
+    """
     import torch
 
     if "label" not in rows:
         return None
-    targets = torch.tensor(rows["label"])
+    targets = torch.tensor(rows.get("soft", rows["label"]))
     return targets if targets.ndim == 1 else targets.float()
+
+
+def shares_of(rows: dict[str, Any], dataset: Dataset) -> torch.Tensor:
+    """Targets of training rows as float32 of shape (rows, labels): zeros, and a one for each label of the row."""
+    from torch.nn.functional import one_hot
+
+    targets = targets_of(rows)
+    assert targets is not None  # training rows have them
+    return (one_hot(targets, dataset.features["label"].num_classes) if targets.ndim == 1 else targets).float()
+
+
+def is_multi_label(settings: Settings) -> bool:
+    """Whether a model with these settings gives rows any number of labels."""
+    return bool(settings.get("problem_type") == ANY_LABELS)
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -6,8 +6,8 @@ so one task serves training, evaluation and prediction alike. Tasks never see th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +58,8 @@ class Task(Protocol):
         Where there is no validation split, one is ``cut`` from train (else it is empty).
         """
 
-    def resolved(self, splits: Splits) -> Self:
-        """The task with what these data decided filled in, so that a run reads other data the same way."""
+    def resolved(self, splits: Splits, processor: Any) -> Self:
+        """The task with what data and processor decided filled in, so that a run reads other data the same way."""
 
     def load_model(
         self,
@@ -111,6 +111,72 @@ class Task(Protocol):
         """One plain answer for each row: what ``answer`` names, its probability (``score``), and what else there is.
 
         Those that came next are in ``scores``, names and probabilities, best first, the answer itself included.
+        """
+
+
+class Course(Protocol):
+    """One input that lasts, to be read once from beginning to end."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+
+    @property
+    def window(self) -> float:
+        """Seconds that the model sees at once."""
+
+    @property
+    def starts(self) -> npt.NDArray[np.float64]:
+        """Where its windows begin, in seconds, ascending."""
+
+    @property
+    def overview(self) -> Any:
+        """All that has been read, coarsely, for a picture; None where it was not asked for."""
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The windows in order, so many at a time, in memory that does not grow with how long it lasts.
+
+        Raises:
+            HftlError: nothing can be read from some second on; the windows before that have been given.
+        """
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """What a task offers besides whose inputs may last for hours: to say what is in which part of them."""
+
+    @property
+    def overlap(self) -> float:
+        """Part of a window that the next one has as well."""
+
+    def lasting(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+        """What a person hands in (objects, files, folders) as names and single inputs; nothing is read of these."""
+
+    def course(
+        self, value: Any, processor: Any, shifted: bool = True, columns: tuple[int, int] | None = None
+    ) -> Course:
+        """One of the inputs, opened: its windows, and an overview for a picture.
+
+        Args:
+            value: the input.
+            processor: of the model.
+            shifted: whether the last window ends with the input; if not, it keeps its place in the grid.
+            columns: of the overview: how many make a row, and the most rows; None for no overview.
+
+        Raises:
+            HftlError: it cannot be read, and is named.
+        """
+
+    def probabilities(self, outputs: Outputs, settings: Settings) -> npt.NDArray[np.float64]:
+        """Of the labels, shape (windows, labels)."""
+
+    def given(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    ) -> npt.NDArray[np.bool_]:
+        """Which labels are the answer, shape (windows, labels).
+
+        Where each excludes the others: the most probable if it is as probable as ``least`` (unset, 0.5). Where rows
+        have any number: those as probable as their tuned thresholds, or where it is set as ``least``.
         """
 
 

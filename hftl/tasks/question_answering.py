@@ -126,7 +126,7 @@ class QuestionAnswering(Strict):
         longest: int = processor.model_max_length
         return longest // 3 if self.doc_stride is None else min(self.doc_stride, longest // 2)
 
-    def resolved(self, splits: Splits) -> Self:  # noqa: ARG002 (nothing is left to the data)
+    def resolved(self, splits: Splits, processor: Any) -> Self:  # noqa: ARG002 (nothing is left to the data)
         """See ``Task``."""
         return self
 

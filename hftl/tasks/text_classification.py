@@ -33,7 +33,7 @@ class TextClassification(Classification):
     """Texts in a table or in files, one folder a class."""
 
     name: ClassVar[str] = "text-classification"
-    kind: ClassVar[Literal["image", "text"]] = "text"
+    kind: ClassVar[Literal["image", "audio", "text"]] = "text"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     head_lr: ClassVar[float] = 2e-3
     lr: ClassVar[float] = 5e-5
@@ -77,7 +77,7 @@ class TextClassification(Classification):
             config.pad_token_id = processor.pad_token_id
         return loaded
 
-    def resolved(self, splits: Splits) -> Self:
+    def resolved(self, splits: Splits, processor: Any) -> Self:  # noqa: ARG002
         """See ``Task``: whether rows are pairs."""
         return replace(self, pairs="pair" in splits.train.column_names)
 

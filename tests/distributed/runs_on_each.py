@@ -1,6 +1,6 @@
 """What each process of ``test_processes.py`` does, whether it is one of one or of two; it writes down what it saw.
 
-torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS SQUAD VIT RESNET BERT
+torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS SQUAD CALLS VIT RESNET BERT WAV2VEC2
 """
 
 import json
@@ -15,7 +15,7 @@ from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.layers import digest
 from hftl.records import EvaluationProgress, PhaseEnded, RunStarted, StepTaken
 from hftl.runtime import Runtime
-from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
+from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification
 
 HEAD = Phase("head", 2, 1e-2)
 
@@ -42,7 +42,7 @@ def fit(recipe: Recipe[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    out, photos, reviews, squad, vit, resnet, bert = map(Path, sys.argv[1:])
+    out, photos, reviews, squad, calls, vit, resnet, bert, wav2vec2 = map(Path, sys.argv[1:])
     rank = int(os.environ.get("RANK", "0"))
     common: dict[str, Any] = {"precision": "fp32", "head_dropout": 0.0, "log_every": 1, "eval_batch_size": 2}
     images = ImageClassification(str(photos), max_rows=23)  # steps of 11, 11 and 1 rows
@@ -90,6 +90,17 @@ def main() -> None:
             **common,
         )
     )
+    seen["sounds"] = fit(
+        Recipe(
+            task=AudioClassification(str(calls), seconds=0.3, gain=6.0, mixup=0.2),  # of LayerDrop, see _waveforms
+            model=str(wav2vec2),
+            phases=(HEAD, Phase("all", 1, 1e-3)),
+            batch_size=8,
+            output_dir=str(out / "sounds"),
+            **common,
+        )
+    )
+    seen["heard"] = [answer["score"] for answer in Predictor(out / "sounds")(str(calls / "validation"))]
     seen["asked"] = Predictor(out / "questions")(str(squad / "validation.jsonl"))
     seen["evaluated"] = Predictor(out / "texts").evaluate("validation")
     seen["answers"] = [answer["score"] for answer in Predictor(out / "texts")(["good film", "awful plot", "the scene"])]

@@ -16,9 +16,11 @@ ROOT = Path(hftl.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, photos, reviews, squad, tiny_model):
+def seen(tmp_path_factory, photos, reviews, squad, calls, tiny_model):
     """What each process saw, of one (key 1) and of two (key 2), and the folder."""
-    data = [str(path) for path in (photos, reviews, squad, *map(tiny_model, ("vit", "resnet", "bert")))]
+    data = [
+        str(path) for path in (photos, reviews, squad, calls, *map(tiny_model, ("vit", "resnet", "bert", "wav2vec2")))
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     found = {}
     for processes in (1, 2):
@@ -33,7 +35,7 @@ def seen(tmp_path_factory, photos, reviews, squad, tiny_model):
     return found
 
 
-RUNS = ("phases", "questions", "statistics", "texts")
+RUNS = ("phases", "questions", "sounds", "statistics", "texts")
 
 
 def test_two_processes_were_started(seen):
@@ -44,7 +46,7 @@ def test_two_processes_were_started(seen):
 @pytest.mark.parametrize("run", RUNS)
 def test_all_processes_hold_equal_parameters_after_every_phase(run, seen):
     (first, second), _ = seen[2]
-    assert len(first[run]["own"]) == {"phases": 4, "questions": 2, "statistics": 1, "texts": 2}[run]
+    assert len(first[run]["own"]) == {"phases": 4, "questions": 2, "sounds": 2, "statistics": 1, "texts": 2}[run]
     assert first[run]["own"] == second[run]["own"] == first[run]["told"] == second[run]["told"]
     assert len(set(first[run]["own"])) == len(first[run]["own"])  # every phase has changed something
 
@@ -91,6 +93,22 @@ def test_questions_are_answered_as_by_a_single_process(seen, squad):
     for found, own in zip(two["asked"], alone(str(squad / "validation.jsonl")), strict=True):
         assert found.pop("scores") == pytest.approx(own.pop("scores"), abs=1e-6)
         assert found == {**own, "score": pytest.approx(own["score"], abs=1e-6)}
+
+
+def test_recordings_are_scored_over_all_windows_as_by_a_single_process(seen, calls):
+    """9 recordings in 11 windows; what dropout draws in training differs from process to process."""
+    from hftl import Predictor
+
+    (one,), _ = seen[1]
+    (two, other), out = seen[2]
+    assert two["sounds"]["rows"] == one["sounds"]["rows"] == [8, 8, 2] * 3
+    assert two["heard"] == other["heard"]
+    assert max(two["sounds"]["done"]) == 11
+    alone = Predictor(out / "sounds")
+    assert two["heard"] == pytest.approx([a["score"] for a in alone(str(calls / "validation"))], abs=1e-6)
+    assert two["sounds"]["again"] == pytest.approx(alone.evaluate("validation"), abs=1e-5)
+    head, head_alone = two["sounds"]["scores"][0], one["sounds"]["scores"][0]  # nothing is random in it
+    assert head["loss"] == pytest.approx(head_alone["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("run", RUNS)

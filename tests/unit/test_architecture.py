@@ -14,12 +14,24 @@ import hftl
 
 ROOT = Path(hftl.__file__).parent
 FLOORS = {
-    0: ("errors", "hub", "metrics", "phase", "quiet", "recipe", "records", "schedule", "strategies"),
-    1: ("adapters", "data", "display", "dropout", "heads", "layers", "optim", "runtime", "samples"),
+    0: (
+        "audio_backend",
+        "detections",
+        "errors",
+        "hub",
+        "metrics",
+        "phase",
+        "quiet",
+        "recipe",
+        "records",
+        "schedule",
+        "strategies",
+    ),
+    1: ("adapters", "data", "display", "dropout", "heads", "layers", "optim", "runtime", "samples", "spectrogram"),
     2: ("tasks",),
     3: ("checkpoint", "features", "predictor", "prepare", "report", "run_folder"),
     4: ("trainer",),
-    5: ("__main__", "cli"),
+    5: ("__main__", "cli", "detect_command"),
 }
 """A module imports from its own floor or from lower ones. A folder stands for all in it."""
 
@@ -27,6 +39,7 @@ PUBLIC = "__init__"
 """``hftl/__init__.py`` imports from all floors, lazily, and nothing inside the package imports it."""
 
 MODALITY_WORDS = {"image", "images", "text", "texts", "audio", "pixel", "pixels", "token", "tokens", "tokenizer"}
+MODALITY_WORDS |= {"sound", "sounds", "spectrogram", "spectrograms", "wave", "waves", "waveform", "recording", "mel"}
 WITHOUT_MODALITY = (
     "checkpoint",
     *(f"features.{name}" for name in ("exact", "examples", "plan", "replay", "source", "store")),
@@ -34,8 +47,8 @@ WITHOUT_MODALITY = (
     "prepare",
     "trainer",
 )
-NOT_A_MODALITY = {"write_text", "read_text", "size_text"}
-"""Of ``pathlib``, this package's like of it, and a number of bytes in words."""
+NOT_A_MODALITY = {"write_text", "read_text", "size_text", "clock_text"}
+"""Of ``pathlib``, this package's like of it, a number of bytes in words, and a time."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +243,7 @@ def loaded_after(code: str) -> list[str]:
     [
         "import hftl",
         "from hftl import HftlError, Phase, Recipe, strategies",
-        "from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification",
+        "from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification",
         "from hftl.cli import main; main(['--help'])",
         "from hftl.cli import main; main([])",
     ],

@@ -292,3 +292,12 @@ def test_less_than_all_weights_learn_ten_times_as_fast():
     phases = (Phase("head"), Phase("all"), *(Phase("all", train=train) for train in ("lora", "bias", "norm")))
     found = resolve_phases((*phases, Phase("all", lr=0.5, train="lora")), "head", 1e-3, 1e-5)
     assert [phase.lr for phase in found] == pytest.approx([1e-3, 1e-5, 1e-4, 1e-4, 1e-4, 0.5])
+
+
+def test_a_group_of_options_survives_yaml(tmp_path):
+    from hftl.tasks import AudioClassification
+    from hftl.tasks.audio_classification import Mel
+
+    recipe = Recipe(AudioClassification("x", mel=Mel(n_mels=64, image_size=(64, 96))), "model")
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    assert read_yaml(tmp_path / "recipe.yaml", tasks.find) == recipe

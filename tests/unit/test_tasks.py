@@ -43,9 +43,17 @@ def test_a_task_is_found_by_its_file(name):
 
 
 def test_what_is_no_task(one_line_error):
-    assert tasks.names() == ["image-classification", "question-answering", "text-classification"]
+    assert tasks.names() == [
+        "audio-classification",
+        "image-classification",
+        "question-answering",
+        "text-classification",
+    ]
     for name in ("base", "-classification", "image_classification", ""):
-        with one_line_error(f"{name}: no such task", "image-classification, question-answering, text-classification"):
+        with one_line_error(
+            f"{name}: no such task",
+            "audio-classification, image-classification, question-answering, text-classification",
+        ):
             tasks.find(name)
     with pytest.raises(AttributeError, match="VideoClassification"):
         _ = tasks.VideoClassification

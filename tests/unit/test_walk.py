@@ -12,18 +12,21 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from zoo import IMAGE, TEXT, auto_class
+from zoo import AUDIO, IMAGE, MELS, TEXT, auto_class
 
 from hftl import Phase, Recipe, Trainer
 from hftl.cli import main
 from hftl.layers import LayerGroups
 from hftl.records import PhaseEnded, PhaseStarted, RunStarted, StepTaken
-from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks import AudioClassification, ImageClassification, TextClassification
+from hftl.tasks.audio_classification import Mel
 
 # family -> how many blocks its tiny model has
-BLOCKS = dict.fromkeys([*IMAGE, *TEXT], 4) | {
+BLOCKS = dict.fromkeys([*IMAGE, *TEXT, *AUDIO, *MELS], 4) | {
     "albert": 1,  # its layers are all one and the same
     "efficientnet": 8,
+    "mel-efficientnet": 8,
+    "mel-mobilenet_v1": 26,
     "mobilenet_v1": 26,
     "mobilenet_v2": 16,
     "timm-vgg16": 12,
@@ -31,30 +34,34 @@ BLOCKS = dict.fromkeys([*IMAGE, *TEXT], 4) | {
     "timm-mobilenetv3_small_100": 6,
     "timm-efficientnet_b0": 7,
 }
-UNREACHED = {"dinov2": {"dinov2.embeddings.mask_token"}}
-"""Parameters that take no part in the forward pass."""
+UNREACHED = {
+    "dinov2": {"dinov2.embeddings.mask_token"},
+    "wav2vec2": {"wav2vec2.masked_spec_embed"},
+    "wav2vec2-layer-norm": {"wav2vec2.masked_spec_embed"},
+    "hubert": {"hubert.masked_spec_embed"},
+    "wavlm": {"wavlm.masked_spec_embed"},
+    "data2vec-audio": {"data2vec_audio.masked_spec_embed"},
+}
+"""Parameters that take no part in the forward pass, or in that of training alone."""
 
 PHASES = tuple(
     Phase(depth, epochs=1, lr=1e-2, warmup=0.0, schedule="constant", weight_decay=0.5) for depth in ("head", 1, "all")
 )
-every_family = pytest.mark.parametrize("family", [*IMAGE, *TEXT])
+every_family = pytest.mark.parametrize("family", [*IMAGE, *TEXT, *AUDIO, *MELS])
 
 
 @every_family
 def test_every_architecture_goes_through_a_whole_run(
     family: str,
     tiny_model: Callable[[str], Path],
-    photos: Path,
-    reviews: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     optimized = names_given_to_the_optimizer(monkeypatch)
     monkeypatch.setattr("hftl.report.curves.draw", lambda folder: None)  # the same for all, and slow
-    task = (ImageClassification if family in IMAGE else TextClassification)(
-        str(photos if family in IMAGE else reviews), max_rows=16
-    )
+    task = task_of(family, request)
     recipe = Recipe(
         task=task,
         model=str(tiny_model(family)),
@@ -141,6 +148,16 @@ def test_where_no_token_is_for_padding_the_end_of_text_pads_and_it_is_said_and_s
     assert [answer["label"] in ("negative", "positive") for answer in answers] == [True, True]
 
 
+def task_of(family: str, request: pytest.FixtureRequest) -> Any:
+    """A few rows of what the family takes."""
+    if family in IMAGE:
+        return ImageClassification(str(request.getfixturevalue("photos")), max_rows=16)
+    if family in TEXT:
+        return TextClassification(str(request.getfixturevalue("reviews")), max_rows=16)
+    mel = Mel(**MELS[family][1]) if family in MELS else Mel()
+    return AudioClassification(str(request.getfixturevalue("calls")), max_rows=12, mel=mel)
+
+
 # -- what is expected ------------------------------------------------------------------------------------------------
 
 
@@ -154,12 +171,12 @@ def assert_partition(groups: LayerGroups, model: nn.Module, blocks: int) -> None
 
 def expected_modes(model: nn.Module, groups: LayerGroups, unfrozen: frozenset[str]) -> dict[str, bool]:
     """The rule of ``layers.set_modes``, said another way: each module by the parameters below it."""
-    group_of = groups.group_of_parameter()
+    group_of, owner = groups.group_of_parameter(), groups.backbone.rpartition(".")[0]
     found: dict[str, bool] = {}
     for path, module in model.named_modules():
         below = [group_of[f"{path}.{name}".lstrip(".")] for name, _ in module.named_parameters()]
         parent = path.rpartition(".")[0]
-        outside = not parent and path not in ("", groups.backbone)  # beside the backbone, so of the head
+        outside = parent == owner and path not in ("", groups.backbone)  # beside the backbone, so of the head
         found[path] = set(below) <= unfrozen if below else outside or found[parent]
         if isinstance(module, nn.BatchNorm2d):
             found[path] = False

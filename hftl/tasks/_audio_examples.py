@@ -1,0 +1,167 @@
+"""Windows of recordings as batches, plain and as random views."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hftl.tasks._classification import shares_of, targets_of
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from numpy.random import Generator
+
+    from hftl.data.batches import Batch, Frequencies
+    from hftl.data.clips import Clips
+    from hftl.data.sounds import Wave
+    from hftl.tasks.audio_classification import AudioClassification
+
+AUDIO_VERSION = 1
+"""To be raised whenever ``AudioExamples`` makes something else of the same recordings: features made before are not
+taken then."""
+NOISY = 0.5
+"""Part of the views that noise is laid under."""
+
+
+@dataclass(frozen=True)
+class AudioExamples:
+    """Windows of recordings as batches of what the feature extractor makes of them.
+
+    ``input_values`` of shape (windows, samples), or what else the model takes. With ``augment`` each is what the
+    options of ``task`` make of it, a pure function of ``seed`` and the window; without, the window as it is. Targets
+    are those of the recording, of shape (windows,) or multi-hot (windows, labels), and where windows are mixed the
+    shares of all labels.
+    """
+
+    dataset: Dataset
+    clips: Clips
+    processor: Any
+    task: AudioClassification
+    augment: bool
+    seed: tuple[int, ...] = ()
+    lengths: None = None
+    frequencies: Frequencies | None = None
+    notes: tuple[str, ...] = ()
+    read_ahead: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def random(self) -> bool:
+        """See ``Examples``."""
+        task = self.task
+        varied = task.augment != "none" or task.gain or task.shift or task.noise or task.mixup
+        return self.augment and bool(varied)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """See ``Examples``. That of a recording is of how it sounds, so a file may move, and may not change."""
+        from importlib.metadata import version
+
+        from hftl.data.digests import table_digest
+
+        task = self.task
+        options = (task.augment, task.gain, task.shift, task.noise, task.noise_decibels, task.mixup)
+        return table_digest(
+            self.dataset,
+            [name for name in ("digest", "label", "soft") if name in self.dataset.column_names],
+            AUDIO_VERSION,
+            {name: version(name) for name in ("soundfile", "torchaudio", "transformers")},
+            type(self.processor).__name__,
+            self.processor.to_json_string(),
+            (task.seconds, task.overlap),
+            (options, self._noises, self.seed) if self.augment else None,
+        )
+
+    def at(self, seed: Sequence[int]) -> AudioExamples:
+        """See ``Examples``."""
+        return replace(self, seed=tuple(seed))
+
+    def picture(self) -> None:
+        """There is none yet."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """See ``Examples``."""
+        import numpy as np
+        import torch
+
+        from hftl.data import extractors
+        from hftl.data.batches import Batch
+
+        rows = self.dataset[self.clips.recording[indices]]
+        targets = targets_of(rows)
+        if self.augment:
+            # One generator a window: what it becomes must not depend on those beside it.
+            rngs = [np.random.default_rng([*self.seed, index]) for index in indices]
+            waves = [self._view(row, rng) for row, rng in zip(_rows(rows), rngs, strict=True)]
+            if self.task.mixup:
+                waves, targets = self._mixed(waves, rows, rngs)
+        else:
+            waves = [
+                self._window(row, start) for row, start in zip(_rows(rows), self.clips.start[indices], strict=True)
+            ]
+        return Batch(extractors.batch(self.processor, waves), targets, torch.tensor(indices))
+
+    @property
+    def _samples(self) -> int:
+        assert self.task.seconds is not None
+        return round(self.task.seconds * int(self.processor.sampling_rate))
+
+    def _window(self, row: dict[str, Any], start: float, rng: Generator | None = None) -> Wave:
+        """The recording from there on, silence around it: after its end, or with ``rng`` at random."""
+        from hftl.data.sounds import read_sound
+        from hftl.data.wave_views import fitted
+
+        wave = read_sound(row["audio"], self.processor.sampling_rate, float(start), self.task.seconds)
+        return fitted(wave, self._samples, rng)
+
+    def _view(self, row: dict[str, Any], rng: Generator) -> Wave:
+        """A random view of a recording, of shape (samples,)."""
+        from hftl.data import wave_views
+
+        task = self.task
+        assert task.seconds is not None
+        if task.augment == "crop":
+            wave = self._window(row, wave_views.random_crop_start(row["seconds"], task.seconds, rng), rng)
+        else:
+            wave = self._window(row, 0.0)
+        wave = wave_views.random_shift(wave, task.shift, rng)
+        if self._noises and rng.random() < NOISY:
+            noise = self._noises[int(rng.integers(len(self._noises)))]
+            begin = wave_views.random_crop_start(noise["seconds"], task.seconds, rng)
+            wave = wave_views.add_noise(wave, self._window(noise, begin, rng), rng.uniform(*task.noise_decibels))
+        return wave_views.random_gain(wave, task.gain, rng)
+
+    def _mixed(
+        self, views: list[Wave], rows: dict[str, Any], rngs: Sequence[Generator]
+    ) -> tuple[list[Wave], torch.Tensor]:
+        """The views, and their targets of shape (windows, labels), mixed with those of random recordings."""
+        import torch
+
+        from hftl.data.wave_views import blend
+
+        partners = self.dataset[[int(rng.integers(len(self.dataset))) for rng in rngs]]
+        others = [self._view(row, rng) for row, rng in zip(_rows(partners), rngs, strict=True)]
+        shares = [float(rng.beta(self.task.mixup, self.task.mixup)) for rng in rngs]
+        mixed = [blend(*each) for each in zip(views, others, shares, strict=True)]
+        own, theirs = shares_of(rows, self.dataset), shares_of(partners, self.dataset)
+        if isinstance(rows["label"][0], list):
+            return mixed, torch.maximum(own, theirs)  # both can be heard
+        kept = torch.tensor(shares)[:, None]
+        return mixed, kept * own + (1 - kept) * theirs
+
+    @functools.cached_property
+    def _noises(self) -> list[dict[str, Any]]:
+        from hftl.data import calls, sounds
+
+        files = [] if self.task.noise is None else calls.sound_files(self.task.noise, "--task.noise")
+        return [{"audio": file, "seconds": sounds.duration(file)} for file in files]
+
+
+def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows from columns."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,378 @@
+"""Audio classification: recordings to labels."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from hftl.errors import HftlError, one_line
+from hftl.phase import Strict
+from hftl.quiet import quiet_transformers
+from hftl.tasks._audio_examples import AudioExamples
+from hftl.tasks._classification import (
+    ANY_LABELS,
+    METRICS,
+    ONE_LABEL,
+    Classification,
+    is_multi_label,
+    sigmoid,
+)
+from hftl.tasks.base import Course, Outputs, Settings, log_softmax
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hftl.data.clips import Clips
+    from hftl.data.splits import BadRow, Splits
+    from hftl.heads import Loaded
+
+TINY = 1e-12
+"""Probabilities are kept this far from 0 and 1, so that their logits are finite."""
+LONGEST = 10.0
+"""Seconds of a window at most, where the model takes any length and nobody says how long."""
+
+
+@dataclass(frozen=True)
+class Mel(Strict):
+    """The log-mel spectrogram that an image model looks at. See ``hftl.spectrogram.SpectrogramConfig``.
+
+    What is unset is as the checkpoint's own front end has it (a ``frontend_config.json``, as beside YAMNet), or else as
+    said here. Models that have their own feature extractor are not asked.
+    """
+
+    sampling_rate: int | None = None
+    """Samples a second; 16000. Birds want 32000."""
+    n_fft: int | None = None
+    """Samples of a Fourier transform; 1024."""
+    win_length: int | None = None
+    """Samples of a frame; 1024."""
+    hop_length: int | None = None
+    """Samples from one frame to the next; 160."""
+    n_mels: int | None = None
+    """Bands; 128."""
+    f_min: float | None = None
+    """Lowest frequency in hertz; 50."""
+    f_max: float | None = None
+    """Highest frequency in hertz; half of the sampling rate."""
+    power: Literal[1, 2] | None = None
+    """Whether bands sum magnitudes or powers; 2."""
+    log: Literal["offset", "decibel"] | None = None
+    """log(mel + log_offset), or decibels below the loudest point; offset."""
+    log_offset: float | None = None
+    """What is added before the logarithm; 1e-6."""
+    normalisation: Literal["none", "row", "fixed"] | None = None
+    """row: each spectrogram to mean 0 and standard deviation 1; fixed: by mean and std; row."""
+    mean: float | None = None
+    """Of fixed normalisation."""
+    std: float | None = None
+    """Of fixed normalisation."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to which spectrograms are resized, for models that take one size alone; unset, they are not."""
+    time_masks: int | None = None
+    """SpecAugment (Park et al. 2019) while all layers train: stretches of frames that are masked; 0."""
+    time_mask_width: int | None = None
+    """At most so many frames each."""
+    freq_masks: int | None = None
+    """Stretches of bands that are masked; 0."""
+    freq_mask_width: int | None = None
+    """At most so many bands each."""
+
+    def said(self) -> dict[str, Any]:
+        """What is set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AudioClassification(Classification):
+    """Recordings in folders (one a class), or in a table as paths or bytes."""
+
+    name: ClassVar[str] = "audio-classification"
+    kind: ClassVar[Literal["image", "audio", "text"]] = "audio"
+    auto_class: ClassVar[str] = "AutoModelForAudioClassification"
+    head_lr: ClassVar[float] = 3e-3
+    lr: ClassVar[float] = 1e-4
+    usual_metrics: ClassVar[dict[str, tuple[str, ...]]] = {
+        ONE_LABEL: METRICS[ONE_LABEL],
+        ANY_LABELS: ("mAP", "roc_auc", "micro_f1", "macro_f1"),
+    }
+
+    audio_column: str | None = None
+    """Column of the recordings; unset, found by name and type."""
+    secondary_column: str | None = None
+    """Column of the labels that are heard as well, as lists or between blanks or semicolons; unset, secondary_labels
+    where the label column is primary_label (BirdCLEF). Rows then have any number of labels."""
+    secondary_weight: float = 0.5
+    """Target of such labels in training, where 1 is a label like the first and 0 does without them. Scores count them
+    as labels."""
+    background: str | None = None
+    """A folder of recordings without any of the labels, such as wind and traffic. Each is a row without a label, and
+    scores have false_alarms_per_hour: labels given to windows of such recordings."""
+    seconds: float | None = None
+    """How much the model hears at once. A longer recording is cut into windows of this length, a shorter one is
+    followed by silence. Unset, what the model was made for; where it takes any length, the longest recording's, at most
+    10 seconds."""
+    overlap: float = 0.0
+    """Part of a window that the next one has as well, at least 0 and below 1."""
+    combine: Literal["mean", "max"] = "mean"
+    """How the windows of a recording make its answer: the mean or the highest of their probabilities."""
+    augment: Literal["crop", "none"] = "crop"
+    """Random views while blocks train: windows from anywhere in the recording, and the options below. Head-only phases
+    hear plain windows, unless --store.views asks for more than one view."""
+    gain: float = 0.0
+    """Louder or quieter by at most so many decibels at random; 6 is usual."""
+    shift: float = 0.0
+    """Sooner or later by at most this part of the window at random, silence moving in; 0.1 is usual."""
+    noise: str | None = None
+    """A folder of recordings to lay under half of the views, such as wind and traffic."""
+    noise_decibels: tuple[float, float] = (3.0, 30.0)
+    """How much louder than such noise the view is, in decibels (signal-to-noise ratio), between these two."""
+    mixup: float = 0.0
+    """Blend each view, and its labels, with another recording's, in shares from Beta(a, a) with this a (Zhang et al.
+    2018); 0.2 is usual. Where rows have any number of labels the blend has those of both."""
+
+    mel: Mel = field(default_factory=Mel)
+    """The spectrogram in front of an image model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seconds is not None and not 0.01 <= self.seconds <= 3600:
+            raise HftlError(f"seconds: {self.seconds} is out of range; it must be between 0.01 and 3600")
+        low, high = self.noise_decibels
+        if low > high:
+            raise HftlError(f"noise_decibels: {low} is more than {high}; give the lower one first")
+        for name, value, most in (
+            ("overlap", self.overlap, 0.95),
+            ("gain", self.gain, math.inf),
+            ("shift", self.shift, 1),
+            ("mixup", self.mixup, math.inf),
+            ("secondary_weight", self.secondary_weight, 1),
+        ):
+            if not (math.isfinite(value) and 0 <= value <= most):
+                upper = "" if most == math.inf else f" and at most {most}"
+                raise HftlError(f"{name}: {value} is out of range; it must be at least 0{upper}")
+
+    def _further(self, model: str, keep_head: bool, trust_remote_code: bool) -> dict[str, Any]:
+        """What recordings have beside a label. With a head that gives any number of labels, rows have any number."""
+        from hftl import heads
+        from hftl.data.calls import Calls, background_beside
+
+        unused = background_beside(self.data) if self.background is None and not keep_head else None
+        own = keep_head and heads.config_of(self.auto_class, model, trust_remote_code)
+        sets = hasattr(own, "thresholds")
+        return {"calls": Calls(self.secondary_column, self.secondary_weight, self.background, unused, sets)}
+
+    def on(self, data: Any) -> Self:
+        """See ``Task``: the background is not that of other data."""
+        return replace(super().on(data), background=None)
+
+    def load_processor(self, model: str, trust_remote_code: bool) -> Any:
+        """The checkpoint's feature extractor; of a spectrogram model, one that hands the samples on as they are."""
+        from hftl import spectrogram
+        from hftl.data import extractors
+
+        if not self._is_image_model(model, trust_remote_code):
+            return extractors.load(model, trust_remote_code)
+        with _one_line(model):
+            config, own = spectrogram.settings_of(model, **self.mel.said())
+        return extractors.plain(config.sampling_rate, config.window_seconds if own else None)
+
+    def resolved(self, splits: Splits, processor: Any) -> Self:
+        """See ``Task``: how long a window is."""
+        from hftl.data import extractors
+
+        if self.seconds is not None:
+            return self
+        longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
+        return replace(self, seconds=extractors.seconds_of(processor) or min(LONGEST, math.ceil(100 * longest) / 100))
+
+    def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
+        """The windows of the recordings. See ``Task``."""
+        clips, frequencies = self._clips(dataset), self.frequencies(dataset)
+        notes = []
+        if len(clips) > len(dataset):
+            notes.append(f"{len(dataset):,} recordings in {len(clips):,} windows of {self.seconds:g} s")
+        return AudioExamples(
+            dataset=dataset,
+            clips=clips,
+            processor=processor,
+            task=self,
+            augment=augment,
+            notes=tuple(notes),
+            frequencies=None if frequencies is None else frequencies[clips.recording],
+        )
+
+    def _clips(self, dataset: Dataset) -> Clips:
+        from hftl.data import clips
+
+        assert self.seconds is not None, "resolved by now"
+        return clips.cut(dataset["seconds"][:], self.seconds, self.overlap)
+
+    def _joined(self, outputs: Outputs, dataset: Dataset, multi_label: bool) -> Outputs:
+        """The logits of the recordings, from those of their windows, by way of probabilities."""
+        import numpy as np
+
+        from hftl.data import clips
+
+        logits, recording = outputs["logits"], self._clips(dataset).recording
+        if len(logits) == len(dataset):
+            return outputs
+        if not multi_label:
+            probabilities = clips.joined(np.exp(log_softmax(logits)), recording, len(dataset), self.combine)
+            return {"logits": np.log(probabilities.clip(TINY))}
+        probabilities = clips.joined(sigmoid(logits), recording, len(dataset), self.combine).clip(TINY, 1 - TINY)
+        return {"logits": np.log(probabilities) - np.log1p(-probabilities)}
+
+    def load_model(
+        self,
+        model: str,
+        labels: Sequence[str],
+        processor: Any,
+        keep_head: bool,
+        head_dropout: float,
+        trust_remote_code: bool,
+    ) -> Loaded:
+        """See ``Task``. An image model is put behind a spectrogram."""
+        from hftl import heads, spectrogram
+
+        if not self._is_image_model(model, trust_remote_code):
+            return super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+        names = dict(enumerate(labels))
+        with _one_line(model), quiet_transformers():
+            found = spectrogram.from_image_checkpoint(
+                model, id2label=names, window_seconds=self.seconds, **self.mel.said()
+            )
+        _check_size(found[0], model)
+        return replace(heads.with_head(*found, model, keep_head, head_dropout), converted=True)
+
+    def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
+        from hftl.tasks import _waveforms
+
+        assert self.seconds is not None, "resolved by now"
+        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)))
+        return replace(loaded, notes=(*loaded.notes, *changed))
+
+    def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:
+        """Whether it is a classifier of images, to be put behind a spectrogram.
+
+        Raises:
+            HftlError: it is one of neither kind.
+        """
+        from hftl import heads
+
+        try:
+            heads.config_of(self.auto_class, model, trust_remote_code)
+        except HftlError as error:
+            try:
+                heads.config_of("AutoModelForImageClassification", model, trust_remote_code)
+            except HftlError:
+                raise error from None
+            return True
+        return False
+
+    def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
+        """See ``Task``: by recordings, not windows."""
+        from hftl.data.labels import read_targets
+
+        return super().tune(self._joined(outputs, dataset, read_targets(dataset).ndim == 2), dataset)
+
+    def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
+        """See ``Task``: of recordings, not windows; but false alarms are those of windows."""
+        from hftl.tasks._calls import scores_of_calls
+
+        multi_label = is_multi_label(settings)
+        joined = self._joined(outputs, dataset, multi_label)
+        found = super().score(joined, dataset, settings)
+        if multi_label:
+            found |= scores_of_calls(outputs, joined, dataset, self._clips(dataset).recording, settings)
+        return found
+
+    def answers(
+        self, outputs: Outputs, dataset: Dataset, labels: Sequence[str], settings: Settings
+    ) -> list[dict[str, Any]]:
+        """See ``Task``: of recordings, not windows."""
+        joined = self._joined(outputs, dataset, is_multi_label(settings))
+        return super().answers(joined, dataset, labels, settings)
+
+    def read_inputs(
+        self,
+        inputs: Sequence[Any],
+        processor: Any,  # noqa: ARG002
+    ) -> tuple[Dataset, list[BadRow]]:
+        """Recordings as files, folders of files, arrays with their sampling rate, or a table with a column of them."""
+        import numpy as np
+        from datasets import Dataset
+
+        from hftl.data import checks, sounds
+
+        found = [value for item in inputs for value in self._recordings(item)]
+        if not found:
+            raise HftlError(f"no recording to predict in {', '.join(map(str, inputs))}")
+        columns = {"name": list(map(sounds.sound_name, found)), "audio": list(map(sounds.as_stored, found))}
+        dataset = Dataset.from_dict(columns)
+        bad, examined = checks.examine(dataset, "audio", np.arange(len(found)), "inputs", "audio")
+        if len(bad) == len(found):
+            raise HftlError(f"no recording to predict: {bad[0].name}: {bad[0].reason}")
+        dataset = dataset.add_column("seconds", [each.seconds for each in examined])
+        return dataset.select(np.setdiff1d(np.arange(len(found)), [row.row for row in bad])), bad
+
+    def lasting(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+        """See ``Lasting``: recordings, as ``read_inputs`` takes them."""
+        from hftl.data import sounds
+
+        found = [value for item in inputs for value in self._recordings(item)]
+        return [(sounds.sound_name(value), value) for value in found]
+
+    def course(
+        self, value: Any, processor: Any, shifted: bool = True, columns: tuple[int, int] | None = None
+    ) -> Course:
+        """See ``Lasting``."""
+        from hftl.data.soundscapes import Soundscape
+
+        assert self.seconds is not None, "resolved by now"
+        return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
+
+    def _recordings(self, item: Any) -> list[Any]:
+        from hftl.data import columns, sounds, sources
+
+        if not isinstance(item, str | Path):
+            return [item]
+        path = Path(item).expanduser()
+        if path.is_dir():
+            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in sounds.SOUND_EXTENSIONS)
+        if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
+            table = sources.load(str(path), kind="audio").splits["train"]
+            column = columns.find_column(table, "audio", self.audio_column, ())
+            return [*columns.undecoded(table.with_format(None), column, "audio")[column]]
+        return [str(path)]
+
+
+@contextlib.contextmanager
+def _one_line(model: str) -> Iterator[None]:
+    """What the spectrogram model says of its settings, as an error that names the checkpoint."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise HftlError(f"--model {model}: {one_line(error)}") from None
+
+
+def _check_size(model: Any, source: str) -> None:
+    """That the image model takes spectrograms of their size: some take one size alone."""
+    import torch
+
+    size = getattr(model.network.config, "image_size", None)
+    with torch.no_grad():
+        image = model.front_end.eval()(torch.zeros(1, model.config.window_samples))
+        try:
+            model.network.eval()(pixel_values=image)
+        except (ValueError, RuntimeError) as error:
+            if size is None:
+                return  # the size is not what it is about: the whole is tried out before training
+            height, width = [size] * 2 if isinstance(size, int) else size
+            raise HftlError(
+                f"--model {source}: it takes no spectrogram of {image.shape[2]} x {image.shape[3]} "
+                f"({one_line(error, 100)}); give --task.mel.image-size {height} {width}"
+            ) from None
