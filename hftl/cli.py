@@ -34,6 +34,7 @@ Adapt a pretrained model to your labelled data, in stages, and get an ordinary H
   hftl plan TASK|FILE.yaml …         what fit would do: layer groups, what trains, steps, what is written
   hftl evaluate RUN [--split test]   scores of a run's model on its own data, or on --data DATA
   hftl predict RUN INPUT …           answers for files, folders, tables or texts
+  hftl detect RUN RECORDING …        what is heard when in long recordings: windows, tables, pictures
   hftl layers MODEL                  the layer groups of a model
   hftl store [ls|rm]                 stored features of frozen layers: list them, remove some or all
   hftl samples [FOLDER]              small real models and data to try all this on, made from PyPI packages
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plan": plan,
         "evaluate": lambda args: _call(evaluate, "evaluate", args),
         "predict": predict,
+        "detect": detect,
         "layers": lambda args: _call(layers, "layers", args),
         "store": store,
         "samples": lambda args: _call(samples, "samples", args),
@@ -213,7 +215,7 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
     """
     from rich.console import Console
 
-    from hftl.display import Display
+    from hftl.display import Display, score_names
     from hftl.predictor import Predictor, drain
 
     with Display(Console(stderr=True)) as display:
@@ -221,7 +223,9 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
         scores = drain(predictor.evaluating(split, data), display)
     for note in predictor.notes:
         print(f"hftl: {note}", file=sys.stderr)
-    print(json.dumps(scores) if as_json else "\n".join(f"{name:<12} {value:.4f}" for name, value in scores.items()))
+    print(
+        json.dumps(scores) if as_json else "\n".join(f"{name:<12} {scores[name]:.4f}" for name in score_names([scores]))
+    )
 
 
 def predict(arguments: list[str]) -> None:
@@ -307,6 +311,13 @@ def _predict(run: str, inputs: Sequence[str], fields: dict[str, str], top: int, 
     for shown in rows:
         table.add_row(*map(Text, shown))
     console.print(table)
+
+
+def detect(arguments: list[str]) -> None:
+    """What is heard when in long recordings."""
+    from hftl import detect_command
+
+    _call(detect_command.detect, "detect", arguments)
 
 
 def layers(model: Model, task: str | None = None, trust_remote_code: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from datasets import concatenate_datasets
 
 from hftl import heads, tasks
-from hftl.data.batches import Examples, evaluation_order, load
+from hftl.data.ahead import ahead
+from hftl.data.batches import Batch, Examples, evaluation_order, load
 from hftl.data.splits import BadRow
+from hftl.detections import Heard
 from hftl.errors import HftlError
 from hftl.recipe import Recipe, read_yaml
 from hftl.records import EvaluationProgress
 from hftl.run_folder import RunFolder
 from hftl.runtime import Runtime
-from hftl.tasks.base import Outputs
+from hftl.tasks.base import Lasting, Outputs
 
 
 def outputs_of(
@@ -37,17 +39,21 @@ def outputs_of(
     kept: dict[str, list[npt.NDArray[Any]]] = {}
     done = 0
     for batch in load(examples, shares[runtime.rank], runtime.workers(recipe.workers)):
-        # Not inference_mode: BEiT keeps tensors from one forward pass to the next. Not around the yield: who reads the
-        # records is none of its business.
-        with torch.no_grad():
-            batch = batch.to(runtime.device)
-            for name, tensor in recipe.task.reduce(model(**batch.inputs), batch).items():
-                kept.setdefault(name, []).append(tensor.cpu().numpy())
+        for name, array in _kept(model, batch, recipe.task, runtime).items():
+            kept.setdefault(name, []).append(array)
         done += len(batch)
         yield EvaluationProgress(split, min(done * runtime.world_size, len(examples)), len(examples))
     gathered = runtime.gather({name: np.concatenate(arrays) for name, arrays in kept.items()})
     back = np.argsort(np.concatenate([batch for share in shares for batch in share]))
     return {name: np.concatenate([part[name] for part in gathered if part])[back] for name in gathered[0]}
+
+
+def _kept(model: Any, batch: Batch, task: Any, runtime: Runtime) -> dict[str, npt.NDArray[Any]]:
+    """What the task keeps of the model's outputs for a batch."""
+    # Not inference_mode: BEiT keeps tensors from one forward pass to the next.
+    with torch.no_grad():
+        batch = batch.to(runtime.device)
+        return {name: kept.cpu().numpy() for name, kept in task.reduce(model(**batch.inputs), batch).items()}
 
 
 class Predictor:
@@ -105,6 +111,85 @@ class Predictor:
         outputs = drain(self._outputs(dataset.remove_columns("name"), "inputs"))
         answers = task.answers(outputs, dataset, self.labels, self._settings)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
+
+    def detect(
+        self,
+        recordings: Any,
+        overlap: float | None = None,
+        least: float | None = None,
+        shifted: bool = True,
+        columns: tuple[int, int] | None = None,
+        reader: Callable[[EvaluationProgress], None] | None = None,
+    ) -> Iterator[Heard]:
+        """What is in which part of long recordings (files, folders, objects), one recording after the other.
+
+        Each is read once, from beginning to end, ``eval_batch_size`` windows at a time: however long it lasts, no more
+        of it is in memory. What cannot be read is left out, from there on or as a whole, and listed in ``bad_rows``.
+
+        Args:
+            recordings: one, or a list of them.
+            overlap: part of a window that the next one has as well; None, as the run says.
+            least: probability that a label must have to be the answer. Unset, 0.5 for the most probable label, and
+                where there may be any number of labels the thresholds that the run tuned.
+            shifted: whether the last window ends with its recording; if not, it keeps its place in the grid.
+            columns: for a picture: how many columns make a row, and the most rows.
+            reader: who is told how far it is.
+
+        Raises:
+            HftlError: the run's task has no such thing, or there is no recording.
+        """
+        task = self.recipe.task
+        if not isinstance(self.recipe.task, Lasting):
+            raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in recordings; use hftl predict")
+        if self._runtime.world_size > 1:
+            raise HftlError("detect: it runs in one process; start it without a launcher")
+        if least is not None and not 0 <= least <= 1:
+            raise HftlError(f"least: {least} is out of range; a probability is between 0 and 1")
+        if overlap is not None:
+            task = dataclasses.replace(task, overlap=overlap)
+        many = [*recordings] if isinstance(recordings, Sequence) and not isinstance(recordings, str) else [recordings]
+        found, self.bad_rows = task.lasting(many), []
+        if not found:
+            raise HftlError(
+                f"{', '.join(map(str, many))}: nothing to detect anything in; name files, or folders of them"
+            )
+        return self._detecting(task, found, least, shifted, columns, reader or (lambda _: None))
+
+    def _detecting(
+        self,
+        task: Any,
+        found: list[tuple[str, Any]],
+        least: float | None,
+        shifted: bool,
+        columns: tuple[int, int] | None,
+        reader: Callable[[EvaluationProgress], None],
+    ) -> Iterator[Heard]:
+        self.model.eval()
+        for number, (name, value) in enumerate(found):
+            course, kept, done = None, [np.empty((0, len(self.labels)))], 0
+            try:
+                course = task.course(value, self.processor, shifted, columns)
+                for batch in ahead(course.batches(self.recipe.eval_batch_size)):
+                    outputs = _kept(self.model, batch, task, self._runtime)
+                    kept.append(task.probabilities(outputs, self._settings))
+                    done += len(batch)
+                    reader(EvaluationProgress(Path(name).name, done, len(course.starts)))
+            except HftlError as error:
+                reason = str(error).removeprefix(f"{name}: ")
+                self.bad_rows.append(BadRow("inputs", number, name, reason))
+            if course is None or not done:
+                continue
+            probabilities = np.concatenate(kept)
+            yield Heard(
+                name,
+                course.seconds if done == len(course.starts) else float(course.starts[done - 1]) + course.window,
+                course.window,
+                self.labels,
+                course.starts[:done],
+                probabilities,
+                task.given(probabilities, self._settings, least),
+                course.overview,
+            )
 
     def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:
         """The scores on a split of the run's own data, or of other ``data`` with the same labels.
