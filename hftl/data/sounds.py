@@ -303,6 +303,16 @@ def _reason(error: Exception) -> str:
 # -- the libraries ---------------------------------------------------------------------------------------------------
 
 
+def check_libraries() -> None:
+    """That what reads and resamples is there.
+
+    Raises:
+        HftlError: it is not; the line says what to install.
+    """
+    _soundfile()
+    _torchaudio()
+
+
 def _soundfile() -> Any:
     try:
         import soundfile
@@ -311,16 +321,20 @@ def _soundfile() -> Any:
     return soundfile
 
 
-@lru_cache(maxsize=16)
-def _resampler(old: int, new: int) -> Any:
-    if old * new > LARGEST_KERNEL:
-        raise ValueError(f"its rate is {old}:{new} to that of the model, which takes too large a filter")
+def _torchaudio() -> Any:
     mend_torchaudio()
     try:
         import torchaudio
     except ImportError:
         raise _missing() from None
-    return torchaudio.transforms.Resample(old, new)
+    return torchaudio
+
+
+@lru_cache(maxsize=16)
+def _resampler(old: int, new: int) -> Any:
+    if old * new > LARGEST_KERNEL:
+        raise ValueError(f"its rate is {old}:{new} to that of the model, which takes too large a filter")
+    return _torchaudio().transforms.Resample(old, new)
 
 
 def _missing() -> HftlError:

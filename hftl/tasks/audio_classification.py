@@ -171,8 +171,10 @@ class AudioClassification(Classification):
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's feature extractor; of a spectrogram model, one that hands the samples on as they are."""
+        from hftl.data import extractors, sounds
+
+        sounds.check_libraries()
         from hftl import spectrogram
-        from hftl.data import extractors
 
         if not self._is_image_model(model, trust_remote_code):
             return extractors.load(model, trust_remote_code)

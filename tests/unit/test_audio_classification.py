@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -502,3 +503,13 @@ def test_a_recipe_keeps_the_spectrogram_and_names_what_is_misspelt_in_it(one_lin
     plain["task"]["mel"]["n_mel"] = plain["task"]["mel"].pop("n_mels")
     with one_line_error("'task.mel.n_mel' is no option", "did you mean 'n_mels'"):
         from_dict(plain, find, "recipe.yaml")
+
+
+def test_without_the_libraries_of_sound_one_line_says_what_to_install(
+    calls: Path, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, one_line_error: Callable[..., Any]
+) -> None:
+    for missing in ("soundfile", "torchaudio"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, missing, None)
+            with one_line_error("soundfile and torchaudio are needed", "pip install 'hftl[audio]'"):
+                AudioClassification(str(calls)).load_processor(str(tiny_model("wav2vec2")), False)
