@@ -253,14 +253,17 @@ class SpectrogramForAudioClassification(transformers.PreTrainedModel):  # type: 
         base: nn.Module = self.network.base_model
         return base
 
-    def forward(self, input_values: torch.Tensor, **kwargs: Any) -> Any:
+    def forward(self, input_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """What the image classifier returns, ``logits`` of shape (rows, labels) in it.
 
         Args:
             input_values: mono waveforms at ``config.sampling_rate``, shape (rows, samples).
-            kwargs: go to the image classifier (``labels``, ``output_hidden_states`` …).
+            labels: the classifier then returns its loss, too. Named, for ``transformers.Trainer`` goes by the names.
+            kwargs: go to the image classifier (``output_hidden_states`` …).
         """
-        return self.network(pixel_values=self.front_end(input_values).to(self.network.dtype), **kwargs)
+        known = {} if labels is None else {"labels": labels}
+        images = self.front_end(input_values).to(self.network.dtype)
+        return self.network(pixel_values=images, **known, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, LogMel):

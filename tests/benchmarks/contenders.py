@@ -39,6 +39,8 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
 
     if job.source.kind == "question":
         data, score = padded_questions(job, data, processor)
+    elif job.source.kind == "audio":
+        data.set_transform(lambda rows: {**heard(job, rows["audio"], processor), "labels": rows["label"]})
     elif job.source.kind == "text":
         grouped = job.well_set_up
         columns = [name for name in data["train"].column_names if name != "label"]
@@ -86,7 +88,7 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        remove_unused_columns=job.source.kind != "image",
+        remove_unused_columns=job.source.kind not in ("image", "audio"),
         dataloader_num_workers=job.workers,
         dataloader_persistent_workers=job.workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -107,6 +109,16 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
     trainer.train()
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "epoch_seconds": differences(stamps), "accuracies": scores}
+
+
+def heard(job: Job, files: list[str], processor: Any) -> dict[str, Any]:
+    """The first window of each recording, as the model takes it."""
+    from hftl.data.sounds import read_sound
+    from hftl.data.wave_views import fitted
+
+    rate, seconds = processor.sampling_rate, job.source.size / 1000
+    waves = [fitted(read_sound(file, rate, 0.0, seconds), round(rate * seconds)) for file in files]
+    return dict(processor(waves, sampling_rate=rate, return_tensors="pt"))
 
 
 def padded_questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable[[Any], dict[str, float]]]:
@@ -260,11 +272,13 @@ def bound(job: Job, folder: Path) -> dict[str, Any]:
 
 def task_of(job: Job, data: Any) -> Any:
     """hftl's task on these data; its image processor and tokenizer serve all contenders."""
-    from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
+    from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification
 
     if job.source.kind == "question":
         return QuestionAnswering(data, max_length=job.source.size)
     common: dict[str, Any] = {"data": data, "lone_labels": "keep"}  # few rows may lack a label
+    if job.source.kind == "audio":
+        return AudioClassification(**common, seconds=job.source.size / 1000, augment=job.augment)
     if job.source.kind == "image":
         return ImageClassification(**common, image_size=job.source.size, augment=job.augment)
     return TextClassification(**common, max_length=job.source.size)
@@ -300,6 +314,16 @@ def load_model(job: Job) -> tuple[Any, Any]:
     if job.well_set_up or job.way == "script":
         keep_freed_memory()  # as hftl does
     torch.manual_seed(job.seed)
+    if job.source.kind == "audio":  # what is to be put behind a spectrogram only hftl loads
+        task = task_of(job, job.data)
+        names, processor = (
+            load_from_disk(job.data)["train"].features["label"].names,
+            task.load_processor(job.source.model, False),
+        )
+        loaded = task.load_model(job.source.model, names, processor, False, 0.1, False).model
+        if job.unfreeze == "head":
+            loaded.base_model.requires_grad_(False)
+        return loaded, processor
     asked = job.source.kind == "question"
     model = getattr(tf, find(TASKS[job.source.kind]).auto_class).from_pretrained(
         job.source.model,

@@ -38,14 +38,15 @@ def find_sources(shared: Path, samples: Path, work: Path, quick: bool, gpu: bool
         bert = full_size("BERT-base", work, tokenizer=str(text[1]))
         texts = (Source(f"BERT-base on {text[2].name}", "text", str(bert), str(text[2]), size[1]),)
         notes.append("models of full size with random weights: their accuracies say nothing")
-    squad = shared / "data/squad_v2"
+    squad, digits = shared / "data/squad_v2", shared / "data/fsdd"
     asked = (
         [Source("MiniLM on SQuAD 2.0", "question", str(text[1]), str(squad), 64 if quick else 384)]
         if squad.is_dir()
         else []
     )
+    heard = [Source("YAMNet on spoken digits", "audio", str(shared / "models/yamnet_mobilenet_v1"), str(digits), 975)]
     short = [Source("short film reviews", "text", s.model, str(reviews), size[2]) for s in texts if reviews.is_dir()]
-    return Sources(images, texts, tuple(short), tuple(asked), tuple(notes))
+    return Sources(images, texts, tuple(short), tuple(asked), tuple(heard if digits.is_dir() else ()), tuple(notes))
 
 
 def full_size(name: str, work: Path, tokenizer: str = "") -> Path:
@@ -87,7 +88,7 @@ def provide_data(job: Job, work: Path) -> str:
 
 
 def real(source: Source, rows: Rows, seed: int) -> Any:
-    """A seeded sample of all rows that the source has, columns image or text, and label."""
+    """A seeded sample of all rows that the source has, columns image, audio or text, and label."""
     from datasets import DatasetDict, Image, concatenate_datasets
 
     from hftl.data.columns import find_column

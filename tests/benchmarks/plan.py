@@ -9,16 +9,24 @@ from typing import Any, Literal
 
 from hftl.tasks import find
 
-GROUPS = ("probe-images", "probe-text", "full-images", "full-text", "questions", "overhead", "memory")
+GROUPS = ("probe-images", "probe-text", "probe-audio", "full-images", "full-text", "questions", "overhead", "memory")
 FEATURES = 1280
 """Width of the features in the measurement of memory."""
-TASKS = {"image": "image-classification", "text": "text-classification", "question": "question-answering"}
+TASKS = {
+    "image": "image-classification",
+    "audio": "audio-classification",
+    "text": "text-classification",
+    "question": "question-answering",
+}
 STARTUP = 9.0
 """Seconds that a process takes before its first step: imports, reading, loading."""
 RATES: dict[tuple[str, int, str], tuple[float, float]] = {
     ("image", 224, "plain"): (17, 6),
     ("image", 224, "fp32"): (110, 24),
     ("image", 224, "bf16"): (200, 45),
+    ("audio", 975, "plain"): (90, 30),
+    ("audio", 975, "fp32"): (180, 60),
+    ("audio", 975, "bf16"): (250, 80),
     ("text", 256, "plain"): (27, 6),
     ("text", 256, "fp32"): (28, 9),
     ("text", 256, "bf16"): (65, 18),
@@ -37,10 +45,11 @@ RATES: dict[tuple[str, int, str], tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model and labelled data for it; ``size`` is the height and width in pixels, or the most tokens."""
+    """A model and labelled data for it; ``size`` is the height and width in pixels, the most tokens, or the
+    milliseconds of a window."""
 
     name: str
-    kind: Literal["image", "text", "question"]
+    kind: Literal["image", "audio", "text", "question"]
     model: str
     data: str
     size: int
@@ -164,6 +173,7 @@ class Sources:
     texts: tuple[Source, ...]
     short_texts: tuple[Source, ...]
     questions: tuple[Source, ...] = ()
+    sounds: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -174,6 +184,8 @@ def jobs(only: tuple[str, ...], sources: Sources, scale: Scale, best: str, seed:
     for group, kind in (("probe-images", "images"), ("probe-text", "texts")):
         if group in only:
             found += [job for source in getattr(sources, kind) for job in _probe(group, source, scale, best)]
+    if "probe-audio" in only:
+        found += [job for source in sources.sounds for job in _heard(source, scale, best)]
     if "full-images" in only:
         found += [job for source in sources.images for job in _full("full-images", source, scale.images, best)]
     if "full-text" in only:
@@ -209,6 +221,14 @@ def _probe(group: str, source: Source, scale: Scale, best: str) -> Iterator[Job]
         yield Job(group, "script", "script", **whole)
         yield Job(group, "bound", "bound", **{**whole, "epochs": 1, "measured_epochs": 1})
     yield Job(group, "hftl, store off", "hftl", store=False, repetitions=1, **whole)
+
+
+def _heard(source: Source, scale: Scale, best: str) -> Iterator[Job]:
+    """A linear probe of a model of sound, beside Trainer as people run it, at equal precision."""
+    for precision in dict.fromkeys(("fp32", best)):
+        common: dict[str, Any] = {"source": source, "precision": precision, "rows": scale.probe, "epochs": scale.epochs}
+        yield Job("probe-audio", "Trainer", "trainer", **common, measured_rows=scale.probe_peers, measured_epochs=2)
+        yield Job("probe-audio", "hftl", "hftl", **common, measured_rows=scale.probe, measured_epochs=scale.epochs)
 
 
 def _full(group: str, source: Source, rows: Rows, best: str, batch: int = 32) -> Iterator[Job]:

@@ -134,6 +134,22 @@ def test_a_contender_is_run_as_the_job_in_its_folder_says(
 
 
 @pytest.mark.parametrize("way", ["hftl", "trainer"])
+def test_recordings_are_heard_in_both_ways(
+    way: Any, calls: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Rows(24, 9)
+    source = Source("calls", "audio", str(tiny_model("mel-mobilenet_v1")), str(calls), 300)
+    job = Job("probe-audio", "", way, source, rows=rows, measured_rows=rows, epochs=2, measured_epochs=2)
+    job = replace(job, data=provide_data(job, tmp_path))
+    (tmp_path / "job.json").write_text(json.dumps(asdict(job)))
+    monkeypatch.setattr(sys, "argv", ["contenders", str(tmp_path)])
+    contenders.main()
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert len(found["accuracies"]) == len(found["epoch_seconds"]) == 2
+    assert all(score in [pytest.approx(right / 9) for right in range(10)] for score in found["accuracies"])
+
+
+@pytest.mark.parametrize("way", ["hftl", "trainer"])
 def test_questions_are_answered_in_both_ways(
     way: Any, squad: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
