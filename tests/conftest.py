@@ -17,6 +17,9 @@ import pytest
 from PIL import Image
 from zoo import IMAGE, SOUND_RATE, WORDS, asked, auto_class, write_model
 
+from hftl.audio_backend import mend_torchaudio
+
+mend_torchaudio()  # before a test imports transformers, and that torchaudio
 # Caches and feature stores of the tests are their own, and go when they end.
 _home = tempfile.TemporaryDirectory(prefix="hftl-tests-", ignore_cleanup_errors=True)
 os.environ["HF_HOME"] = _home.name

@@ -188,7 +188,8 @@ def test_a_compiled_run_ends_where_a_plain_one_does(tiny_model, photos, tmp_path
     assert (off, on) == ({False}, {True})
     np.testing.assert_allclose(plain, faster, rtol=1e-4)
     for name in saved:
-        torch.testing.assert_close(saved[name], same[name], atol=1e-4, rtol=1e-3)
+        if not name.endswith("key.bias"):  # its gradient is rounding alone, and Adam steps by its sign
+            torch.testing.assert_close(saved[name], same[name], atol=1e-4, rtol=1e-3)
 
 
 def test_where_nothing_can_be_compiled_it_says_so(tiny_model, photos, tmp_path, monkeypatch, one_line_error):
