@@ -256,7 +256,8 @@ def given_in(answers: list[dict[str, Any]]) -> list[list[str]]:
 def test_people_see_the_labels_that_are_given(
     text_run: Trainer[Any], tagged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    # Not by the environment: rich looks at what that was when it was imported.
+    monkeypatch.setattr("rich.console.Console._environ", {"COLUMNS": "250"})
     run = folder_of(text_run)
     answers = Predictor(run)([row["text"] for row in json.loads((tagged / "test.json").read_text())])
     several = next(answer for answer in answers if len(answer["labels"]) == 2)
