@@ -41,6 +41,8 @@ class AudioExamples:
     processor: Any
     task: AudioClassification
     augment: bool
+    noises: tuple[dict[str, Any], ...] = ()
+    """Recordings to lay under views: ``audio`` and ``seconds``."""
     seed: tuple[int, ...] = ()
     lengths: None = None
     frequencies: Frequencies | None = None
@@ -74,7 +76,7 @@ class AudioExamples:
             type(self.processor).__name__,
             self.processor.to_json_string(),
             (task.seconds, task.overlap),
-            (options, self._noises, self.seed) if self.augment else None,
+            (options, [*self.noises], self.seed) if self.augment else None,
         )
 
     def at(self, seed: Sequence[int]) -> AudioExamples:
@@ -97,7 +99,7 @@ class AudioExamples:
         if self.augment:
             # One generator a window: what it becomes must not depend on those beside it.
             rngs = [np.random.default_rng([*self.seed, index]) for index in indices]
-            waves = [self._view(row, rng) for row, rng in zip(_rows(rows), rngs, strict=True)]
+            waves = self._views(rows, indices, rngs)
             if self.task.mixup:
                 waves, targets = self._mixed(waves, rows, rngs)
         else:
@@ -119,8 +121,13 @@ class AudioExamples:
         wave = read_sound(row["audio"], self.processor.sampling_rate, float(start), self.task.seconds)
         return fitted(wave, self._samples, rng)
 
-    def _view(self, row: dict[str, Any], rng: Generator) -> Wave:
-        """A random view of a recording, of shape (samples,)."""
+    def _views(self, rows: dict[str, Any], indices: Sequence[int], rngs: Sequence[Generator]) -> list[Wave]:
+        """A random view of each of these windows, whose recordings are ``rows``."""
+        starts = self.clips.start[indices]
+        return [self._view(*each) for each in zip(_rows(rows), starts, rngs, strict=True)]
+
+    def _view(self, row: dict[str, Any], start: float, rng: Generator) -> Wave:
+        """A random view of a window, or with crops of its recording, of shape (samples,)."""
         from hftl.data import wave_views
 
         task = self.task
@@ -128,10 +135,10 @@ class AudioExamples:
         if task.augment == "crop":
             wave = self._window(row, wave_views.random_crop_start(row["seconds"], task.seconds, rng), rng)
         else:
-            wave = self._window(row, 0.0)
+            wave = self._window(row, start)
         wave = wave_views.random_shift(wave, task.shift, rng)
-        if self._noises and rng.random() < NOISY:
-            noise = self._noises[int(rng.integers(len(self._noises)))]
+        if self.noises and rng.random() < NOISY:
+            noise = self.noises[int(rng.integers(len(self.noises)))]
             begin = wave_views.random_crop_start(noise["seconds"], task.seconds, rng)
             wave = wave_views.add_noise(wave, self._window(noise, begin, rng), rng.uniform(*task.noise_decibels))
         return wave_views.random_gain(wave, task.gain, rng)
@@ -139,13 +146,14 @@ class AudioExamples:
     def _mixed(
         self, views: list[Wave], rows: dict[str, Any], rngs: Sequence[Generator]
     ) -> tuple[list[Wave], torch.Tensor]:
-        """The views, and their targets of shape (windows, labels), mixed with those of random recordings."""
+        """The views, and their targets of shape (windows, labels), mixed with those of random windows."""
         import torch
 
         from hftl.data.wave_views import blend
 
-        partners = self.dataset[[int(rng.integers(len(self.dataset))) for rng in rngs]]
-        others = [self._view(row, rng) for row, rng in zip(_rows(partners), rngs, strict=True)]
+        chosen = [int(rng.integers(len(self))) for rng in rngs]
+        partners = self.dataset[self.clips.recording[chosen]]
+        others = self._views(partners, chosen, rngs)
         shares = [float(rng.beta(self.task.mixup, self.task.mixup)) for rng in rngs]
         mixed = [blend(*each) for each in zip(views, others, shares, strict=True)]
         own, theirs = shares_of(rows, self.dataset), shares_of(partners, self.dataset)
@@ -153,13 +161,6 @@ class AudioExamples:
             return mixed, torch.maximum(own, theirs)  # both can be heard
         kept = torch.tensor(shares)[:, None]
         return mixed, kept * own + (1 - kept) * theirs
-
-    @functools.cached_property
-    def _noises(self) -> list[dict[str, Any]]:
-        from hftl.data import calls, sounds
-
-        files = [] if self.task.noise is None else calls.sound_files(self.task.noise, "--task.noise")
-        return [{"audio": file, "seconds": sounds.duration(file)} for file in files]
 
 
 def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:

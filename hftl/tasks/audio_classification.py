@@ -203,9 +203,16 @@ class AudioClassification(Classification):
             processor=processor,
             task=self,
             augment=augment,
+            noises=self._noises() if augment else (),
             notes=tuple(notes),
             frequencies=None if frequencies is None else frequencies[clips.recording],
         )
+
+    def _noises(self) -> tuple[dict[str, Any], ...]:
+        from hftl.data import calls, sounds
+
+        files = [] if self.noise is None else calls.sound_files(self.noise, "--task.noise")
+        return tuple({"audio": file, "seconds": sounds.duration(file)} for file in files)
 
     def _clips(self, dataset: Dataset) -> Clips:
         from hftl.data import clips

@@ -1,0 +1,110 @@
+"""Random views of recordings, and blends of two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sound_files import noise, soundfile
+from zoo import SOUND_RATE
+
+from hftl.data import extractors
+from hftl.tasks import AudioClassification
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("noises")
+    for number in range(2):
+        soundfile.write(folder / f"{number}.wav", noise(SOUND_RATE, 0.5, seed=number), SOUND_RATE)
+    return folder
+
+
+def training(calls: Path, views: bool = True, **options: Any) -> Any:
+    task = AudioClassification(str(calls), **{"seconds": 0.3, "augment": "none", **options})
+    splits = task.load_data(0, "unused", False, False)
+    return task.examples(splits.train, extractors.plain(SOUND_RATE, None), views)
+
+
+VIEWS = {
+    "crop": {"augment": "crop", "seconds": 0.1},
+    "silence around": {"augment": "crop", "seconds": 0.5},
+    "gain": {"gain": 6.0},
+    "shift": {"shift": 0.2},
+    "noise": {"noise": "noises"},
+    "mixup": {"mixup": 0.4},
+    "all": {"augment": "crop", "gain": 6.0, "shift": 0.2, "noise": "noises", "mixup": 0.4},
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_pure_functions_of_seed_and_window(name: str, calls: Path, noises: Path) -> None:
+    options = dict(VIEWS[name])
+    if "noise" in options:
+        options["noise"] = str(noises)
+    examples, plain = training(calls, **options), training(calls, views=False, **options)
+    assert (examples.random, plain.random) == (True, False)
+    one, rows = examples.at((0, 1, 2)), [7, 0, 3, *range(8, 17)]
+    batch, alone = one.__getitems__(rows), one.__getitems__([3])
+    waves = batch.inputs["input_values"]
+    assert torch.equal(waves[2], alone.inputs["input_values"][0])
+    assert torch.equal(batch.targets[2], alone.targets[0])
+    again, other = (examples.at(seed).__getitems__(rows).inputs["input_values"] for seed in ((0, 1, 2), (0, 1, 3)))
+    assert torch.equal(again, waves)
+    assert not torch.equal(other, waves)
+    assert (waves != plain.__getitems__(rows).inputs["input_values"]).any(dim=1).sum() >= 2  # noise: under half
+    assert waves.shape == (12, round(examples.task.seconds * SOUND_RATE))
+    digests = {each.digest for each in (one, examples.at((0, 1, 3)), plain)}
+    assert len(digests) == 3
+    assert one.digest == training(calls, **options).at((0, 1, 2)).digest
+
+
+def test_other_noise_in_the_same_folder_gives_other_features(calls: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(SOUND_RATE, 0.5), SOUND_RATE)
+    before = training(calls, noise=str(tmp_path)).digest
+    soundfile.write(tmp_path / "a.wav", noise(SOUND_RATE, 0.6), SOUND_RATE)
+    assert training(calls, noise=str(tmp_path)).digest != before
+
+
+def test_nothing_is_random_where_nothing_is_asked_for(calls: Path) -> None:
+    examples, plain = training(calls, seconds=0.1), training(calls, views=False, seconds=0.1)
+    assert not examples.random
+    rows = range(len(plain))
+    assert len(rows) > 18, "there is more than a window of a recording"
+    waves = examples.at((0,)).__getitems__(rows).inputs["input_values"]
+    assert torch.equal(waves, plain.__getitems__(rows).inputs["input_values"])
+
+
+def test_a_blend_has_shares_of_both_labels(calls: Path) -> None:
+    targets = training(calls, mixup=1.0).at((0,)).__getitems__(range(18)).targets
+    assert targets.shape == (18, 3)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(18))
+    assert 0 < ((targets > 0).sum(dim=1) == 2).sum() < 18  # some partners are of the same class
+
+
+def test_a_blend_has_the_labels_of_both_where_rows_have_any_number(calls: Path, tmp_path: Path) -> None:
+    files = sorted((calls / "train").rglob("*.wav"))
+    lines = [f"{file},{'loud|' if number % 2 else ''}{file.parent.name}" for number, file in enumerate(files)]
+    (tmp_path / "some.csv").write_text("\n".join(["path,label", *lines]))
+    plain, mixed = (
+        training(tmp_path / "some.csv", views=views, label_separator="|", mixup=0.4) for views in (False, True)
+    )
+    rows = range(len(plain))
+    own, both = plain.__getitems__(rows).targets, mixed.at((0,)).__getitems__(rows).targets
+    assert set(both.unique().tolist()) == {0.0, 1.0}
+    assert (both >= own).all()
+    assert (both.sum(dim=1) > own.sum(dim=1)).any()
+
+
+def test_a_folder_without_noise_gets_one_line(calls: Path, tmp_path: Path, one_line_error: Any) -> None:
+    with one_line_error("--task.noise", "no sound files in it"):
+        training(calls, noise=str(tmp_path))
+
+
+def test_noise_is_looked_up_once(calls: Path, noises: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = training(calls, noise=str(noises))
+    monkeypatch.setattr("hftl.data.calls.sound_files", lambda *_: pytest.fail("again"))
+    for epoch in range(3):
+        examples.at((epoch,)).__getitems__(range(4))
