@@ -223,9 +223,8 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
         scores = drain(predictor.evaluating(split, data), display)
     for note in predictor.notes:
         print(f"hftl: {note}", file=sys.stderr)
-    print(
-        json.dumps(scores) if as_json else "\n".join(f"{name:<12} {scores[name]:.4f}" for name in score_names([scores]))
-    )
+    shown = "\n".join(f"{name:<12} {scores[name]:.4f}" for name in score_names([scores]))
+    print(json.dumps(scores) if as_json else shown)
 
 
 def predict(arguments: list[str]) -> None:

@@ -66,6 +66,8 @@ def detect(
     predictor = Predictor(run)
     if strange := [label for label in ignore if label not in predictor.labels]:
         raise HftlError(f"--ignore {strange[0]}: the run has no such label; it has {', '.join(predictor.labels)}")
+    if submission is not None:
+        _check_grid(predictor, overlap)
     shape = None
     if picture is not None:
         from hftl.report import soundscape
@@ -86,8 +88,6 @@ def detect(
             stack.enter_context(_opened(submission, "--submission")) if submission else None,
             predictor.labels,
         )
-        if submission is not None:
-            _check_grid(predictor, overlap)
         took, seconds, count, shown, told = 0.0, 0.0, 0, list[Detection](), 0
         drawn: Counter[str] = Counter()
         while True:

@@ -151,10 +151,8 @@ def _mels(hertz: float) -> float:
 
 
 @functools.cache
-def _filters(rate: int) -> npt.NDArray[np.float64]:
-    """Triangles of height 1, equally wide in mels, shape (bins, bands)."""
-    edges = 700 * (10 ** (np.linspace(0, _mels(rate / 2), BANDS + 2) / 2595) - 1)
-    bins = np.linspace(0, rate / 2, N_FFT // 2 + 1)[:, None]
-    below, middle, above = edges[:-2], edges[1:-1], edges[2:]
-    rise, fall = (bins - below) / (middle - below), (above - bins) / (above - middle)
-    return np.asarray(np.minimum(rise, fall).clip(0))
+def _filters(rate: int) -> npt.NDArray[np.float32]:
+    """HTK's triangles of height 1, equally wide in mels, shape (bins, bands)."""
+    from torchaudio.functional import melscale_fbanks
+
+    return np.asarray(melscale_fbanks(N_FFT // 2 + 1, 0.0, rate / 2, BANDS, rate).numpy())
