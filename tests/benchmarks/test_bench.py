@@ -114,6 +114,15 @@ def test_every_measurement_has_a_name_of_its_own_and_workers_are_chosen_by_tryin
     assert (chosen_workers(found, "image"), chosen_workers(found, "text")) == (2, 0)
 
 
+def contend(job: Job, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a contender's own process would leave in its folder."""
+    (folder / "job.json").write_text(json.dumps(asdict(job)))
+    monkeypatch.setattr(sys, "argv", ["contenders", str(folder)])
+    contenders.main()
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
 @pytest.mark.parametrize("way", ["script", "hftl", "bound", "trainer"])
 def test_a_contender_is_run_as_the_job_in_its_folder_says(
     way: Any, photos: Path, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,10 +131,7 @@ def test_a_contender_is_run_as_the_job_in_its_folder_says(
     source = Source("photos", "image", str(tiny_model("vit")), str(photos), 32)
     job = Job("probe-images", "", way, source, rows=rows, measured_rows=rows, epochs=2, measured_epochs=2)
     job = replace(job, data=provide_data(job, tmp_path), well_set_up=way == "trainer")
-    (tmp_path / "job.json").write_text(json.dumps(asdict(job)))
-    monkeypatch.setattr(sys, "argv", ["contenders", str(tmp_path)])
-    contenders.main()
-    found = json.loads((tmp_path / "result.json").read_text())
+    found = contend(job, tmp_path, monkeypatch)
     assert len(found.get("accuracies", [])) == len(found.get("epoch_seconds", [])) == (0 if way == "bound" else 2)
     assert all(
         accuracy in [pytest.approx(right / 12) for right in range(13)] for accuracy in found.get("accuracies", [])
@@ -141,10 +147,7 @@ def test_recordings_are_heard_in_both_ways(
     source = Source("calls", "audio", str(tiny_model("mel-mobilenet_v1")), str(calls), 300)
     job = Job("probe-audio", "", way, source, rows=rows, measured_rows=rows, epochs=2, measured_epochs=2)
     job = replace(job, data=provide_data(job, tmp_path))
-    (tmp_path / "job.json").write_text(json.dumps(asdict(job)))
-    monkeypatch.setattr(sys, "argv", ["contenders", str(tmp_path)])
-    contenders.main()
-    found = json.loads((tmp_path / "result.json").read_text())
+    found = contend(job, tmp_path, monkeypatch)
     assert len(found["accuracies"]) == len(found["epoch_seconds"]) == 2
     assert all(score in [pytest.approx(right / 9) for right in range(10)] for score in found["accuracies"])
 
@@ -157,10 +160,7 @@ def test_questions_are_answered_in_both_ways(
     source = Source("squad", "question", str(tiny_model("bert")), str(squad), 32)
     job = Job("questions", "", way, source, rows=rows, measured_rows=rows, unfreeze="all", batch=8)
     job = replace(job, data=provide_data(job, tmp_path))
-    (tmp_path / "job.json").write_text(json.dumps(asdict(job)))
-    monkeypatch.setattr(sys, "argv", ["contenders", str(tmp_path)])
-    contenders.main()
-    found = json.loads((tmp_path / "result.json").read_text())
+    found = contend(job, tmp_path, monkeypatch)
     (score,) = found["accuracies"]
     answers = load_from_disk(job.data)["validation"]["answers"][:]
     assert sum(not each["text"] for each in answers) / 8 <= score <= 1  # the threshold may always say: none
