@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from hftl.data import clips, extractors, sounds
 from hftl.data.batches import Batch
@@ -27,6 +28,11 @@ HOPS = (128, 512)
 """Samples from one frame of an overview to the next, at least and at most."""
 BANDS = 80
 """Mel bands of an overview."""
+
+RANGE = (0.3, 0.998)
+"""Shares of a spectrogram that are darker than its darkest and its lightest colour show."""
+CELL, GUTTER = 240, 4
+"""Pixels of a spectrogram on a contact sheet, from left to right, and between two of them."""
 
 
 class Soundscape:
@@ -128,8 +134,9 @@ class Overview:
         if count:
             frames = np.lib.stride_tricks.sliding_window_view(held, N_FFT)[:: self._hop][:count]
             power = np.abs(np.fft.rfft(frames * np.hanning(N_FFT).astype(np.float32))) ** 2
-            middles = (self._begin + self._hop * np.arange(count)) / self.rate
-            column = np.minimum((middles / self.column_seconds).astype(np.int64), len(self._mel) - 1)
+            middles = self._begin + self._hop * np.arange(count)
+            # By samples: in seconds, a frame on the edge of a column may be rounded into the one before.
+            column = (middles / (self.column_seconds * self.rate)).astype(np.int64).clip(max=len(self._mel) - 1)
             np.add.at(self._mel, column, power @ _filters(self.rate))
             np.add.at(self._frames, column, 1)
         self._held, self._begin = held[count * self._hop :], self._begin + count * self._hop
@@ -143,6 +150,28 @@ class Overview:
     def band_of(self, hertz: float) -> float:
         """Where in the bands a frequency lies, counted from 0."""
         return float((BANDS + 1) * _mels(hertz) / _mels(self.rate / 2)) - 1
+
+
+def contact_sheet(waves: Sequence[Wave], rate: int, columns: int = 4) -> Image.Image:
+    """Spectrograms of many waves of one length as one picture, ``columns`` beside each other."""
+    from matplotlib import colormaps
+
+    cells = []
+    for wave in waves:
+        overview = Overview(len(wave) / rate, rate, CELL, 1)
+        overview.add(wave)
+        cells.append(np.flipud(overview.decibels()))
+    mels = np.stack(cells)
+    low, high = np.nanquantile(mels, RANGE)
+    shades = np.nan_to_num((mels - low) / max(high - low, 1.0)).clip(0, 1)
+    shades = shades.repeat(max(1, CELL // shades.shape[2]), axis=2)
+    pixels = np.rint(255 * colormaps["magma"](shades)[..., :3]).astype(np.uint8)
+    rows = math.ceil(len(pixels) / columns)
+    sheet = np.full((rows * columns, *(side + GUTTER for side in pixels.shape[1:3]), 3), 255, np.uint8)
+    sheet[: len(pixels), :-GUTTER, :-GUTTER] = pixels
+    _, height, width, _ = sheet.shape
+    grid = sheet.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(grid.reshape(rows * height, columns * width, 3)[:-GUTTER, :-GUTTER])
 
 
 def _mels(hertz: float) -> float:

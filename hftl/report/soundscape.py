@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hftl.data.soundscapes import RANGE
 from hftl.detections import Detection, Heard, clock_text
 from hftl.display import one_line, seconds_text
 from hftl.errors import HftlError
@@ -33,8 +34,6 @@ LEFT, RIGHT = 0.4, 0.35
 """Inches beside the axes, beside what the names of labels need."""
 NAME_LETTER, LETTER = 0.066, 0.058
 """Inches of a letter of these, and of one on a bar."""
-RANGE = (0.3, 0.998)
-"""Shares of the spectrogram that are darker than its darkest and its lightest colour show."""
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds from one mark on the axis to the next."""
 HERTZ = (500, 1000, 2000, 4000, 8000, 16000)

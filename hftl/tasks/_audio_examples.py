@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from numpy.random import Generator
+    from PIL.Image import Image
 
     from hftl.data.batches import Batch, Frequencies
     from hftl.data.clips import Clips
@@ -83,30 +84,37 @@ class AudioExamples:
         """See ``Examples``."""
         return replace(self, seed=tuple(seed))
 
-    def picture(self) -> None:
-        """There is none yet."""
+    def picture(self) -> Image:
+        """Spectrograms of what the model hears: up to 32 windows from first to last, in one picture."""
+        import numpy as np
+
+        from hftl.data.soundscapes import contact_sheet
+
+        windows = np.linspace(0, len(self) - 1, min(len(self), 32)).round().astype(int).tolist()
+        return contact_sheet(self._heard(windows)[0], self.processor.sampling_rate)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """See ``Examples``."""
-        import numpy as np
         import torch
 
         from hftl.data import extractors
         from hftl.data.batches import Batch
 
-        rows = self.dataset[self.clips.recording[indices]]
-        targets = targets_of(rows)
-        if self.augment:
-            # One generator a window: what it becomes must not depend on those beside it.
-            rngs = [np.random.default_rng([*self.seed, index]) for index in indices]
-            waves = self._views(rows, indices, rngs)
-            if self.task.mixup:
-                waves, targets = self._mixed(waves, rows, rngs)
-        else:
-            waves = [
-                self._window(row, start) for row, start in zip(_rows(rows), self.clips.start[indices], strict=True)
-            ]
+        waves, targets = self._heard(indices)
         return Batch(extractors.batch(self.processor, waves), targets, torch.tensor(indices))
+
+    def _heard(self, indices: Sequence[int]) -> tuple[list[Wave], torch.Tensor | None]:
+        """These windows or views of them, each of shape (samples,), and their targets."""
+        import numpy as np
+
+        rows = self.dataset[self.clips.recording[indices]]
+        if not self.augment:
+            starts = self.clips.start[indices]
+            return [self._window(*each) for each in zip(_rows(rows), starts, strict=True)], targets_of(rows)
+        # One generator a window: what it becomes must not depend on those beside it.
+        rngs = [np.random.default_rng([*self.seed, index]) for index in indices]
+        views = self._views(rows, indices, rngs)
+        return self._mixed(views, rows, rngs) if self.task.mixup else (views, targets_of(rows))
 
     @property
     def _samples(self) -> int:

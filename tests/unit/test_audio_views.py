@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sound_files import noise, soundfile
 from zoo import SOUND_RATE
 
-from hftl.data import extractors
+from hftl.data import extractors, soundscapes
 from hftl.tasks import AudioClassification
 
 
@@ -59,6 +60,26 @@ def test_views_are_pure_functions_of_seed_and_window(name: str, calls: Path, noi
     digests = {each.digest for each in (one, examples.at((0, 1, 3)), plain)}
     assert len(digests) == 3
     assert one.digest == training(calls, **options).at((0, 1, 2)).digest
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0])
+def test_a_picture_shows_what_the_model_hears(seconds: float, calls: Path) -> None:
+    examples = training(calls, augment="crop", seconds=seconds).at((0,))
+    sheet = np.asarray(examples.picture())
+    count, width = min(len(examples), 32), round(seconds * SOUND_RATE / soundscapes.HOPS[0])
+    wide = width * max(1, soundscapes.CELL // width) if width < soundscapes.CELL else soundscapes.CELL
+    down, right = soundscapes.BANDS + soundscapes.GUTTER, wide + soundscapes.GUTTER
+    assert sheet.shape == (-(-count // 4) * down - soundscapes.GUTTER, 4 * right - soundscapes.GUTTER, 3)
+    assert np.array_equal(sheet, np.asarray(examples.picture()))
+    assert not np.array_equal(sheet, np.asarray(examples.at((1,)).picture()))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 0.975, 5.0])
+def test_no_column_of_a_short_overview_is_empty(seconds: float) -> None:
+    overview = soundscapes.Overview(seconds, 16000, soundscapes.CELL, 1)
+    overview.add(np.ones(round(seconds * 16000), np.float32))
+    filled = np.isfinite(overview.decibels()).all(axis=0)
+    assert filled[: round(len(filled) - 0.04 / overview.column_seconds)].all(), "but for half a frame at its end"
 
 
 def test_other_noise_in_the_same_folder_gives_other_features(calls: Path, tmp_path: Path) -> None:
