@@ -46,8 +46,10 @@ DIM, STRONG, GOOD, PHASE = "dim", "bold", "green", "bold cyan"
 
 
 def score_text(value: float) -> str:
-    """A score or a loss: ``0.871``; very large and very small ones with three significant digits."""
-    return f"{value:.3f}" if value == 0 or 0.0005 <= abs(value) < 1000 else f"{value:.3g}"
+    """A score or a loss: ``0.871``, from a hundred on ``1,260``; very small and large ones in three digits."""
+    if 100 <= abs(value) < 1_000_000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value == 0 or 0.0005 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def scores_text(scores: Mapping[str, float]) -> str:
