@@ -1,6 +1,7 @@
 """What each process of ``test_processes.py`` does, whether it is one of one or of two; it writes down what it saw.
 
-torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS SQUAD CALLS VIT RESNET BERT WAV2VEC2
+torchrun --nproc_per_node 2 tests/distributed/runs_on_each.py OUT PHOTOS REVIEWS SQUAD CALLS VIT RESNET BERT WAV2VEC2 \
+    FAMILY=MODEL …
 """
 
 import json
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from zoo import MELS
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.layers import digest
 from hftl.records import EvaluationProgress, PhaseEnded, RunStarted, StepTaken
 from hftl.runtime import Runtime
 from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification
+from hftl.tasks.audio_classification import Mel
 
 HEAD = Phase("head", 2, 1e-2)
 
@@ -42,7 +45,7 @@ def fit(recipe: Recipe[Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    out, photos, reviews, squad, calls, vit, resnet, bert, wav2vec2 = map(Path, sys.argv[1:])
+    out, photos, reviews, squad, calls, vit, resnet, bert, wav2vec2 = map(Path, sys.argv[1:10])
     rank = int(os.environ.get("RANK", "0"))
     common: dict[str, Any] = {"precision": "fp32", "head_dropout": 0.0, "log_every": 1, "eval_batch_size": 2}
     images = ImageClassification(str(photos), max_rows=23)  # steps of 11, 11 and 1 rows
@@ -100,6 +103,18 @@ def main() -> None:
             **common,
         )
     )
+    for family, _, model in (each.partition("=") for each in sys.argv[10:]):
+        mel = Mel(**MELS[family][1]) if family in MELS else Mel()
+        seen[family] = fit(
+            Recipe(
+                task=AudioClassification(str(calls), mel=mel),
+                model=model,
+                phases=(HEAD, Phase("all", 1, 1e-3)),
+                batch_size=8,
+                output_dir=str(out / family),
+                **common,
+            )
+        )
     seen["heard"] = [answer["score"] for answer in Predictor(out / "sounds")(str(calls / "validation"))]
     seen["asked"] = Predictor(out / "questions")(str(squad / "validation.jsonl"))
     seen["evaluated"] = Predictor(out / "texts").evaluate("validation")

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from zoo import MELS
 
 import hftl
 
 SCRIPT = Path(__file__).with_name("runs_on_each.py")
 ROOT = Path(hftl.__file__).parents[1]
+SOUNDS = ("ast", "wav2vec2-layer-norm", "hubert", "wavlm", "data2vec-audio", "whisper", *MELS)
+RUNS = ("phases", "questions", "sounds", "statistics", "texts", *SOUNDS)
+PHASES = {"phases": 4, "statistics": 1}
+HEAD_EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,9 @@ def seen(tmp_path_factory, photos, reviews, squad, calls, tiny_model):
     data = [
         str(path) for path in (photos, reviews, squad, calls, *map(tiny_model, ("vit", "resnet", "bert", "wav2vec2")))
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    data += [f"{family}={tiny_model(family)}" for family in SOUNDS]
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     found = {}
     for processes in (1, 2):
         out = tmp_path_factory.mktemp(f"processes-{processes}")
@@ -35,9 +42,6 @@ def seen(tmp_path_factory, photos, reviews, squad, calls, tiny_model):
     return found
 
 
-RUNS = ("phases", "questions", "sounds", "statistics", "texts")
-
-
 def test_two_processes_were_started(seen):
     assert [run["phases"]["processes"] for run in seen[1][0]] == [1]
     assert [run["phases"]["processes"] for run in seen[2][0]] == [2, 2]
@@ -46,7 +50,7 @@ def test_two_processes_were_started(seen):
 @pytest.mark.parametrize("run", RUNS)
 def test_all_processes_hold_equal_parameters_after_every_phase(run, seen):
     (first, second), _ = seen[2]
-    assert len(first[run]["own"]) == {"phases": 4, "questions": 2, "sounds": 2, "statistics": 1, "texts": 2}[run]
+    assert len(first[run]["own"]) == PHASES.get(run, 2)
     assert first[run]["own"] == second[run]["own"] == first[run]["told"] == second[run]["told"]
     assert len(set(first[run]["own"])) == len(first[run]["own"])  # every phase has changed something
 
@@ -109,6 +113,17 @@ def test_recordings_are_scored_over_all_windows_as_by_a_single_process(seen, cal
     assert two["sounds"]["again"] == pytest.approx(alone.evaluate("validation"), abs=1e-5)
     head, head_alone = two["sounds"]["scores"][0], one["sounds"]["scores"][0]  # nothing is random in it
     assert head["loss"] == pytest.approx(head_alone["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("family", SOUNDS)
+def test_a_new_head_on_models_of_sound_is_that_of_a_single_process(family, seen):
+    """In the second phase dropout and masks in time differ from process to process."""
+    (one,), _ = seen[1]
+    (two, _), _ = seen[2]
+    assert two[family]["rows"] == one[family]["rows"]
+    head = len(one[family]["losses"]) * HEAD_EPOCHS // (HEAD_EPOCHS + 1)
+    torch.testing.assert_close(two[family]["losses"][:head], one[family]["losses"][:head], rtol=1e-3, atol=1e-5)
+    assert two[family]["scores"][0]["loss"] == pytest.approx(one[family]["scores"][0]["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("run", RUNS)
