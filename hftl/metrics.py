@@ -146,7 +146,7 @@ def false_alarms_per_hour(given: np.ndarray, seconds: float) -> float:
 
     Args:
         given: which label is given to which window of these recordings, bool of shape (windows, labels).
-        seconds: how long the recordings last together.
+        seconds: how much of these recordings the windows are, without what two of them share.
     """
     return float(3600 * given.sum() / seconds)
 

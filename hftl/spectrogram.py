@@ -151,7 +151,7 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.empty(config.win_length, dtype=torch.float32))
         self.register_buffer("filterbank", torch.empty(config.n_mels, bins, dtype=torch.float32))
         self.masks = transforms.SpecAugment(
-            config.time_masks, config.time_mask_width, config.freq_masks, config.freq_mask_width
+            config.time_masks, config.time_mask_width, config.freq_masks, config.freq_mask_width, zero_masking=True
         )
 
     def initialise(self) -> None:
@@ -188,7 +188,8 @@ class LogMel(nn.Module):
             elif config.normalisation == "fixed":
                 mel = (mel - config.mean) / config.std
             if self.training and (config.time_masks or config.freq_masks):
-                mel = self.masks(mel)
+                mean = mel.mean(dim=(1, 2), keepdim=True)  # of the row: it must not depend on those beside it
+                mel = self.masks(mel - mean) + mean
             image = (mel.mT if config.transposed else mel).unsqueeze(1)
             if config.image_size is not None:
                 image = functional.interpolate(image, size=config.image_size, mode="bilinear", antialias=True)

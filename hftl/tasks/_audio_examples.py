@@ -25,6 +25,8 @@ AUDIO_VERSION = 1
 taken then."""
 NOISY = 0.5
 """Part of the views that noise is laid under."""
+AUDIBLE = 0.25
+"""Share of the amplitude that each of two recordings has at least in a blend that has the labels of both."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,13 @@ class AudioExamples:
         chosen = [int(rng.integers(len(self))) for rng in rngs]
         partners = self.dataset[self.clips.recording[chosen]]
         others = self._views(partners, chosen, rngs)
-        shares = [float(rng.beta(self.task.mixup, self.task.mixup)) for rng in rngs]
+        united = isinstance(rows["label"][0], list)
+        least = AUDIBLE if united else 0.0
+        shares = [least + (1 - 2 * least) * float(rng.beta(self.task.mixup, self.task.mixup)) for rng in rngs]
         mixed = [blend(*each) for each in zip(views, others, shares, strict=True)]
         own, theirs = shares_of(rows, self.dataset), shares_of(partners, self.dataset)
-        if isinstance(rows["label"][0], list):
-            return mixed, torch.maximum(own, theirs)  # both can be heard
+        if united:
+            return mixed, torch.maximum(own, theirs)
         kept = torch.tensor(shares)[:, None]
         return mixed, kept * own + (1 - kept) * theirs
 

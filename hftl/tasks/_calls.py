@@ -13,30 +13,35 @@ from hftl.tasks._classification import sigmoid
 from hftl.tasks.base import Outputs, Settings
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from datasets import Dataset
 
     from hftl.data.sampling import Ids
 
 
-def scores_of_calls(
-    windows: Outputs, recordings: Outputs, dataset: Dataset, recording: Ids, settings: Settings
-) -> dict[str, float]:
-    """False alarms by the hour where some rows have no label, and each label's average precision where rows have it.
+def false_alarms(given: npt.NDArray[np.bool_], dataset: Dataset, recording: Ids, hop: float) -> dict[str, float]:
+    """``false_alarms_per_hour``, where some recordings have no label.
 
     Args:
-        windows: logits of each window of the recordings.
-        recordings: logits of each recording.
-        dataset: the rows, a recording each.
+        given: which label is given to which window, shape (windows, labels).
+        dataset: the recordings.
         recording: which of them each window is of, shape (windows,).
-        settings: with ``thresholds``, and ``id2label`` where single labels are to be scored.
+        hop: seconds from one window to the next, so that neither silence behind a short recording nor overlap counts.
     """
-    found: dict[str, float] = {}
-    labels = read_targets(dataset)
-    calm = np.flatnonzero(~labels.any(axis=1))
-    if len(calm):
-        given = sigmoid(windows["logits"][np.isin(recording, calm)]) >= settings["thresholds"]
-        seconds = float(np.take(dataset["seconds"][:], calm).sum())
-        found["false_alarms_per_hour"] = metrics.false_alarms_per_hour(np.asarray(given), seconds)
-    each = metrics.average_precisions(sigmoid(recordings["logits"]), labels)
+    calm = np.asarray(~read_targets(dataset).any(axis=1))[recording]
+    if not calm.any():
+        return {}
+    return {"false_alarms_per_hour": metrics.false_alarms_per_hour(given[calm], hop * int(calm.sum()))}
+
+
+def average_precisions_by_label(outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
+    """Each label's average precision, where recordings have it and ``settings`` name it (``id2label``).
+
+    Args:
+        outputs: logits of the recordings.
+        dataset: the recordings.
+        settings: those of the model.
+    """
+    each = metrics.average_precisions(sigmoid(outputs["logits"]), read_targets(dataset))
     names = settings.get("id2label", {})
-    return found | {f"{BY_LABEL}{names[index]}": float(each[index]) for index in names if not np.isnan(each[index])}
+    return {f"{BY_LABEL}{names[index]}": float(each[index]) for index in names if not np.isnan(each[index])}

@@ -49,6 +49,8 @@ class Classification(Strict):
     fields: ClassVar[tuple[str, ...]] = ()
     usual_metrics: ClassVar[Mapping[str, tuple[str, ...]]] = METRICS
     lr_width: ClassVar[int | None] = None
+    tuned: ClassVar[tuple[str, ...]] = ("thresholds",)
+    """Settings of a model that are of its labels: a new head has none of them."""
 
     data: Data
     """A folder (one sub-folder a class), a csv, json, jsonl or parquet file or a folder of them, a saved DatasetDict,
@@ -206,7 +208,8 @@ class Classification(Strict):
 
         loaded = heads.load(self.auto_class, model, labels, keep_head, head_dropout, trust_remote_code)
         if not keep_head:
-            vars(loaded.model.config).pop("thresholds", None)  # of the labels of another run
+            for name in self.tuned:
+                vars(loaded.model.config).pop(name, None)  # of the labels of another run
         return self._suited(loaded, processor)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:  # noqa: ARG002
@@ -222,10 +225,9 @@ class Classification(Strict):
         Raises:
             HftlError: logit adjustment where rows have any number of labels.
         """
-        from hftl.data.labels import read_targets
         from hftl.tasks import _losses
 
-        targets = read_targets(train)
+        targets = self._trained_targets(train)
         multi_label = targets.ndim == 2
         if multi_label and self.logit_adjustment:
             raise HftlError(
@@ -256,12 +258,17 @@ class Classification(Strict):
         return loss
 
     def frequencies(self, dataset: Dataset) -> Frequencies | None:
-        """How often training draws each row, shape (rows,); None: each once an epoch."""
-        from hftl.data.labels import read_targets
+        """How often training draws each example, shape (examples,); None: each once an epoch."""
         from hftl.data.sampling import even_frequencies
 
         there = self.balance == "sampler" and "label" in dataset.features
-        return even_frequencies(read_targets(dataset)) if there else None
+        return even_frequencies(self._trained_targets(dataset)) if there else None
+
+    def _trained_targets(self, dataset: Dataset) -> npt.NDArray[Any]:
+        """Labels of the examples that training goes through, in their order: here the rows."""
+        from hftl.data.labels import read_targets
+
+        return read_targets(dataset)
 
     def reduce(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:  # noqa: ARG002
         """The logits, shape (rows, classes), float32."""

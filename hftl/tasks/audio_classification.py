@@ -24,6 +24,8 @@ from hftl.tasks._classification import (
 from hftl.tasks.base import Course, Outputs, Settings, log_softmax
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from datasets import Dataset
 
     from hftl.data.clips import Clips
@@ -99,6 +101,7 @@ class AudioClassification(Classification):
         ONE_LABEL: METRICS[ONE_LABEL],
         ANY_LABELS: ("mAP", "roc_auc", "micro_f1", "macro_f1"),
     }
+    tuned: ClassVar[tuple[str, ...]] = ("thresholds", "window_thresholds")
 
     audio_column: str | None = None
     """Column of the recordings; unset, found by name and type."""
@@ -132,7 +135,8 @@ class AudioClassification(Classification):
     """How much louder than such noise the view is, in decibels (signal-to-noise ratio), between these two."""
     mixup: float = 0.0
     """Blend each view, and its labels, with another recording's, in shares from Beta(a, a) with this a (Zhang et al.
-    2018); 0.2 is usual. Where rows have any number of labels the blend has those of both."""
+    2018); 0.2 is usual. Where rows have any number of labels the blend has those of both, and neither has less than a
+    quarter of it."""
 
     mel: Mel = field(default_factory=Mel)
     """The spectrogram in front of an image model."""
@@ -193,8 +197,7 @@ class AudioClassification(Classification):
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
         """The windows of the recordings. See ``Task``."""
-        clips, frequencies = self._clips(dataset), self.frequencies(dataset)
-        notes = []
+        clips, notes = self._clips(dataset), []
         if len(clips) > len(dataset):
             notes.append(f"{len(dataset):,} recordings in {len(clips):,} windows of {self.seconds:g} s")
         return AudioExamples(
@@ -205,7 +208,7 @@ class AudioClassification(Classification):
             augment=augment,
             noises=self._noises() if augment else (),
             notes=tuple(notes),
-            frequencies=None if frequencies is None else frequencies[clips.recording],
+            frequencies=self.frequencies(dataset),
         )
 
     def _noises(self) -> tuple[dict[str, Any], ...]:
@@ -219,6 +222,10 @@ class AudioClassification(Classification):
 
         assert self.seconds is not None, "resolved by now"
         return clips.cut(dataset["seconds"][:], self.seconds, self.overlap)
+
+    def _trained_targets(self, dataset: Dataset) -> npt.NDArray[Any]:
+        """Of the windows: a class of few but long recordings is not rare."""
+        return super()._trained_targets(dataset)[self._clips(dataset).recording]
 
     def _joined(self, outputs: Outputs, dataset: Dataset, multi_label: bool) -> Outputs:
         """The logits of the recordings, from those of their windows, by way of probabilities."""
@@ -283,21 +290,45 @@ class AudioClassification(Classification):
         return False
 
     def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
-        """See ``Task``: by recordings, not windows."""
+        """See ``Task``: by recordings, not windows; but there are ``window_thresholds`` for these.
+
+        The mean over a long recording hardly moves with one call, so that its thresholds are too low for the window
+        with that call. Windows have the thresholds that tell best whether a recording has any with the label.
+        """
         from hftl.data.labels import read_targets
 
-        return super().tune(self._joined(outputs, dataset, read_targets(dataset).ndim == 2), dataset)
+        multi_label = read_targets(dataset).ndim == 2
+        found = super().tune(self._joined(outputs, dataset, multi_label), dataset)
+        if multi_label:
+            loudest = replace(self, combine="max")._joined(outputs, dataset, multi_label)
+            found["window_thresholds"] = super().tune(loudest, dataset)["thresholds"]
+        return found
 
     def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
         """See ``Task``: of recordings, not windows; but false alarms are those of windows."""
-        from hftl.tasks._calls import scores_of_calls
+        from hftl.tasks._calls import average_precisions_by_label, false_alarms
 
         multi_label = is_multi_label(settings)
         joined = self._joined(outputs, dataset, multi_label)
         found = super().score(joined, dataset, settings)
         if multi_label:
-            found |= scores_of_calls(outputs, joined, dataset, self._clips(dataset).recording, settings)
+            given = self.given(self.probabilities(outputs, settings), settings, None)
+            found |= false_alarms(given, dataset, self._clips(dataset).recording, self._hop)
+            found |= average_precisions_by_label(joined, dataset, settings)
         return found
+
+    def given(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    ) -> npt.NDArray[np.bool_]:
+        """See ``Lasting``."""
+        of_windows = settings.get("window_thresholds", settings.get("thresholds"))
+        return super().given(probabilities, {**settings, "thresholds": of_windows}, least)
+
+    @property
+    def _hop(self) -> float:
+        """Seconds from the beginning of a window to that of the next."""
+        assert self.seconds is not None, "resolved by now"
+        return self.seconds * (1 - self.overlap)
 
     def answers(
         self, outputs: Outputs, dataset: Dataset, labels: Sequence[str], settings: Settings

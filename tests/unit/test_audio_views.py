@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from sound_files import noise, soundfile
 from zoo import SOUND_RATE
 
 from hftl.data import extractors, soundscapes
+from hftl.data.batches import Batch
+from hftl.spectrogram import LogMel, SpectrogramConfig
 from hftl.tasks import AudioClassification
 
 
@@ -98,6 +102,25 @@ def test_nothing_is_random_where_nothing_is_asked_for(calls: Path) -> None:
     assert torch.equal(waves, plain.__getitems__(rows).inputs["input_values"])
 
 
+def test_classes_are_evened_out_by_windows(tmp_path: Path) -> None:
+    """Of "long" there are half as many recordings, each of six windows."""
+    for label, files, seconds in (("long", 3, 1.8), ("short", 6, 0.3)):
+        for number in range(files):
+            (tmp_path / label).mkdir(exist_ok=True)
+            soundfile.write(tmp_path / label / f"{number}.wav", noise(SOUND_RATE, seconds, seed=number), SOUND_RATE)
+    task = AudioClassification(str(tmp_path), seconds=0.3, balance="sampler", validation_fraction=0.34)
+    rows = task.load_data(0, "unused", False, False).train
+    examples = task.examples(rows, extractors.plain(SOUND_RATE, None), True)
+    labels = np.asarray(rows["label"])[examples.clips.recording]
+    assert (labels == 0).sum() == 3 * (labels == 1).sum() == 12
+    assert examples.frequencies[labels == 0].sum() == pytest.approx(examples.frequencies[labels == 1].sum())
+
+    logits = torch.zeros(2, 2)
+    batch = Batch({}, torch.tensor([0, 1]), torch.arange(2))
+    loss = replace(task, balance="weights").objective(rows)(SimpleNamespace(logits=logits), batch)
+    assert (loss[1] / loss[0]).item() == pytest.approx(3), "what is a third as common counts three times"
+
+
 def test_a_blend_has_shares_of_both_labels(calls: Path) -> None:
     targets = training(calls, mixup=1.0).at((0,)).__getitems__(range(18)).targets
     assert targets.shape == (18, 3)
@@ -105,7 +128,9 @@ def test_a_blend_has_shares_of_both_labels(calls: Path) -> None:
     assert 0 < ((targets > 0).sum(dim=1) == 2).sum() < 18  # some partners are of the same class
 
 
-def test_a_blend_has_the_labels_of_both_where_rows_have_any_number(calls: Path, tmp_path: Path) -> None:
+def test_a_blend_has_the_labels_of_both_where_rows_have_any_number(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = sorted((calls / "train").rglob("*.wav"))
     lines = [f"{file},{'loud|' if number % 2 else ''}{file.parent.name}" for number, file in enumerate(files)]
     (tmp_path / "some.csv").write_text("\n".join(["path,label", *lines]))
@@ -118,6 +143,12 @@ def test_a_blend_has_the_labels_of_both_where_rows_have_any_number(calls: Path, 
     assert (both >= own).all()
     assert (both.sum(dim=1) > own.sum(dim=1)).any()
 
+    shares = []
+    monkeypatch.setattr("hftl.data.wave_views.blend", lambda wave, other, share: shares.append(share) or wave)
+    mixed.at((0,)).__getitems__(rows)
+    assert 0.25 <= min(shares) < 0.35, "each can be heard"
+    assert 0.65 < max(shares) <= 0.75
+
 
 def test_a_folder_without_noise_gets_one_line(calls: Path, tmp_path: Path, one_line_error: Any) -> None:
     with one_line_error("--task.noise", "no sound files in it"):
@@ -129,3 +160,18 @@ def test_noise_is_looked_up_once(calls: Path, noises: Path, monkeypatch: pytest.
     monkeypatch.setattr("hftl.data.calls.sound_files", lambda *_: pytest.fail("again"))
     for epoch in range(3):
         examples.at((epoch,)).__getitems__(range(4))
+
+
+def test_a_row_is_masked_with_its_own_mean() -> None:
+    hearing = LogMel(SpectrogramConfig(time_masks=2, time_mask_width=10, freq_masks=1, freq_mask_width=8)).train()
+    hearing.initialise()
+    wave = torch.from_numpy(np.stack([noise(16000, 1.0, seed=seed)[:, 0] for seed in range(3)]))
+    seen = []
+    for loudness in (1, 100):
+        torch.manual_seed(0)
+        seen.append(hearing(wave * torch.tensor([[1], [loudness], [loudness]])))
+    assert torch.equal(seen[0][0], seen[1][0])
+    plain, row = hearing.eval()(wave)[0], seen[0][0]
+    masked = row[(row - plain).abs() > 1e-4]
+    assert len(masked) > 0
+    torch.testing.assert_close(masked, plain.mean().expand(len(masked)), rtol=1e-4, atol=1e-4)

@@ -307,6 +307,38 @@ def test_false_alarms_are_of_windows_and_scores_of_recordings() -> None:
     assert not any(name.startswith(("false", "AP/")) for name in scores)
 
 
+def test_false_alarms_depend_neither_on_overlap_nor_on_how_short_recordings_are() -> None:
+    """A label is given to each window: in an hour there are 720 windows of 5 s."""
+    features = Features({"label": List(Value("bool"), length=1), "seconds": Value("float64")})
+    settings = {"problem_type": "multi_label_classification", "thresholds": [0.5]}
+    for seconds, overlap, windows, expected in ((60.0, 0.0, 12, 720), (60.0, 0.5, 23, 1440), (1.0, 0.0, 1, 720)):
+        rows = Dataset.from_dict({"label": [[False]], "seconds": [seconds]}, features=features)
+        task = AudioClassification("a", seconds=5.0, overlap=overlap)
+        scores = task.score({"logits": logits_of([[0.9]] * windows)}, rows, settings)
+        assert scores["false_alarms_per_hour"] == pytest.approx(expected)
+
+
+def test_windows_have_thresholds_of_their_own() -> None:
+    """Each call is in one of four windows: the mean is low, and so is its threshold, which calm windows reach too."""
+    rng = np.random.default_rng(0)
+    features = Features({"label": List(Value("bool"), length=1), "seconds": Value("float64")})
+    called = np.arange(40) % 2 == 0
+    rows = Dataset.from_dict({"label": called[:, None].tolist(), "seconds": [4.0] * 40}, features=features)
+    chances = rng.uniform(0.01, 0.3, (40, 4))
+    chances[called, 0] = rng.uniform(0.7, 0.99, called.sum())
+    outputs = {"logits": logits_of(chances.reshape(-1, 1).tolist())}
+    task = AudioClassification("a", seconds=1.0)
+    settings = task.tune(outputs, rows)
+    (of_recordings,), (of_windows,) = settings["thresholds"], settings["window_thresholds"]
+    assert of_recordings < 0.35
+    assert 0.35 < of_windows < 0.7
+    assert task.score(outputs, rows, settings)["false_alarms_per_hour"] == 0
+    given = task.given(chances.reshape(-1, 1), settings, None)
+    assert (given.reshape(40, 4) == called[:, None] * [True, False, False, False]).all()
+    before = {name: value for name, value in settings.items() if name != "window_thresholds"}
+    assert task.given(chances.reshape(-1, 1), before, None).sum() > given.sum(), "a run from before has one of each"
+
+
 # -- a whole run -----------------------------------------------------------------------------------------------------
 
 
