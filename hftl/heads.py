@@ -48,6 +48,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
     converted: bool = False
     """Whether the checkpoint is of another kind than the model, so that adapters over that would not load."""
+    far: bool = False
+    """Whether the checkpoint was trained on another kind of data than these: on images, and these are sounds."""
 
 
 def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:

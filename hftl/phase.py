@@ -79,8 +79,9 @@ class Phase(Strict):
     """Curve of the learning rate after the warm-up."""
     weight_decay: float = 0.01
     """Decoupled weight decay (AdamW); norms and biases have none."""
-    batch_norm: Literal["keep", "update"] = "keep"
-    """Running statistics of unfrozen BatchNorm layers; frozen ones always keep theirs."""
+    batch_norm: Literal["keep", "update"] | None = None
+    """Running statistics of unfrozen BatchNorm layers; frozen ones always keep theirs. Unset, keep; update where a
+    model of images hears sounds."""
     patience: int | None = None
     """End the phase after so many epochs without a better score; unset, never."""
     train: Literal["weights", "lora", "bias", "norm"] = "weights"

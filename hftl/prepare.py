@@ -167,7 +167,11 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     check_backbone(loaded, groups, recipe.model)
     neck = set(groups.parameters["neck"])
     start = "neck" if neck & set(loaded.new) else start_of(loaded.model.config.model_type) if neck else "head"
-    phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr, _narrower(task, loaded.model.config))
+    narrower = _narrower(task, loaded.model.config)
+    phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr, narrower, loaded.far)
+    if loaded.far and any(phase.head_only for phase in phases):
+        note = "the model knows images, and frozen it hears little: --phases full learns more from sounds"
+        loaded = dataclasses.replace(loaded, notes=(*loaded.notes, note))
     for phase in phases:  # what a later phase cannot do is better said now than after the first ones
         if phase.train == "lora":
             adapters.targets(loaded.model, groups, phase.unfreeze, phase.lora)

@@ -19,6 +19,10 @@ from hftl.phase import Phase, Strict
 T = TypeVar("T")
 
 
+FAR_LR = 10.0
+"""What the learning rate is multiplied by where a model was trained on another kind of data than it gets now."""
+
+
 @dataclass(frozen=True)
 class Store(Strict):
     """Where and how features of frozen layers are kept, so that a head trains on them without the backbone.
@@ -127,17 +131,20 @@ class Recipe(Strict, Generic[T]):
 
 
 def resolve_phases(
-    phases: tuple[Phase, ...], start: str, head_lr: float, lr: float, narrower: float = 1.0
+    phases: tuple[Phase, ...], start: str, head_lr: float, lr: float, narrower: float = 1.0, far: bool = False
 ) -> tuple[Phase, ...]:
     """Phases with nothing left open: ``auto`` is ``start``, an unset learning rate the one for its depth.
 
-    ``narrower`` is what the rate of whole weights is multiplied by, for the model's width.
+    ``narrower`` is what the rate of whole weights is multiplied by, for the model's width. ``far`` says that the model
+    was trained on another kind of data: it then learns ten times as fast, and BatchNorm gets statistics of these data.
     """
+    narrower *= FAR_LR if far else 1.0
     return tuple(
         dataclasses.replace(
             phase,
             unfreeze=start if phase.unfreeze == "auto" else phase.unfreeze,
             lr=phase.lr if phase.lr is not None else _default_lr(phase, head_lr, lr, narrower),
+            batch_norm=phase.batch_norm or ("update" if far and not phase.head_only else "keep"),
         )
         for phase in phases
     )

@@ -261,8 +261,10 @@ class AudioClassification(Classification):
             found = spectrogram.from_image_checkpoint(
                 model, id2label=names, window_seconds=self.seconds, **self.mel.said()
             )
+            _, own_front_end = spectrogram.settings_of(model)
         _check_size(found[0], model)
-        return replace(heads.with_head(*found, model, keep_head, head_dropout), converted=True)
+        loaded = heads.with_head(*found, model, keep_head, head_dropout)
+        return replace(loaded, converted=True, far=not own_front_end)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms

@@ -21,18 +21,21 @@ from stored_runs import Ran, assert_close
 from stored_runs import run as run_stored
 from zoo import AUDIO, MELS, SIZE, SMALL_MEL, SOUND_RATE
 
-from hftl import Phase, Predictor, Recipe, Trainer
+from hftl import Phase, Predictor, Recipe, Trainer, strategies
 from hftl.cli import main
 from hftl.data import extractors
 from hftl.layers import LayerGroups
+from hftl.prepare import prepare
 from hftl.recipe import from_dict, to_dict
 from hftl.records import RunStarted
+from hftl.runtime import Runtime
 from hftl.spectrogram import SpectrogramConfig, SpectrogramForAudioClassification
 from hftl.tasks import AudioClassification, find
 from hftl.tasks._waveforms import suited
 from hftl.tasks.audio_classification import Mel
 
-HEAD, ADAPT, ALL = Phase("head", 1, 1e-2), Phase("all", 2, 1e-3, train="lora"), Phase("all", 1, 1e-3)
+HEAD, ALL = Phase("head", 1, 1e-2), Phase("all", 1, 1e-3)
+ADAPT = Phase("all", 2, 1e-3, train="lora", batch_norm="keep")
 LONG = "validation/tit/1.wav"
 """Of 0.9 s, where the windows are of 0.3 s."""
 
@@ -299,6 +302,21 @@ def test_adapters_are_the_result_where_the_checkpoint_is_of_the_models_kind(
     assert (note in records[0].notes) == (family in MELS)
     again = Predictor(tmp_path / "run").evaluate("validation")
     assert again == pytest.approx(end.scores["validation"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("family", "far"), [("mel-resnet", True), ("mel-mobilenet_v1", False), ("ast", False)])
+def test_a_model_of_images_is_told_apart_from_one_of_sounds(
+    family: str, far: bool, tiny_model: TinyModel, calls: Path
+) -> None:
+    """By the front end beside its weights."""
+    recipe = Recipe(task_of(family, calls), str(tiny_model(family)), precision="fp32")
+    ready = prepare(recipe, Runtime("fp32"))
+    head, deeper = ready.recipe.phases
+    assert deeper.lr == pytest.approx(1e-3 if far else 1e-4)
+    assert (head.batch_norm, deeper.batch_norm) == ("keep", "update" if far else "keep")
+    assert any("--phases full" in note for note in ready.loaded.notes) == far
+    ready = prepare(dataclasses.replace(recipe, phases=strategies.full()), Runtime("fp32"))
+    assert not any("--phases full" in note for note in ready.loaded.notes)
 
 
 # -- the card --------------------------------------------------------------------------------------------------------

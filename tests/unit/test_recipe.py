@@ -270,9 +270,18 @@ def test_resolve_phases():
     found = resolve_phases(phases, "neck", head_lr=1e-3, lr=1e-5)
     assert [phase.unfreeze for phase in found] == ["neck", "head", "neck", 2, 0.5, "all"]
     assert [phase.lr for phase in found] == [1e-3, 0.5, 1e-3, 1e-5, 0.0, 1e-5]
-    kept = [dataclasses.replace(phase, unfreeze="all", lr=None) for phase in found]
+    assert {phase.batch_norm for phase in found} == {"keep"}
+    kept = [dataclasses.replace(phase, unfreeze="all", lr=None, batch_norm=None) for phase in found]
     assert kept == [dataclasses.replace(phase, unfreeze="all", lr=None) for phase in phases]
     assert resolve_phases(found, "head", 9.0, 9.0) == found
+
+
+def test_a_model_of_another_kind_of_data_learns_faster_and_gets_statistics_of_these():
+    phases = (Phase("auto"), Phase("all"), Phase("all", lr=0.5, batch_norm="keep"), Phase("all", train="lora"))
+    found = resolve_phases(phases, "head", head_lr=1e-3, lr=1e-5, far=True)
+    assert [phase.lr for phase in found] == pytest.approx([1e-3, 1e-4, 0.5, 1e-4])
+    assert [phase.batch_norm for phase in found] == ["keep", "update", "keep", "update"]
+    assert resolve_phases(found, "head", 9.0, 9.0, far=True) == found
 
 
 def test_the_new_options_have_ranges(one_line_error):
