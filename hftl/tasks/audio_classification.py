@@ -376,13 +376,13 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import columns, sounds, sources
+        from hftl.data import calls, columns, sources
 
         if not isinstance(item, str | Path):
             return [item]
         path = Path(item).expanduser()
         if path.is_dir():
-            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in sounds.SOUND_EXTENSIONS)
+            return sorted(map(str, calls.recordings_in(path)))
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="audio").splits["train"]
             column = columns.find_column(table, "audio", self.audio_column, ())

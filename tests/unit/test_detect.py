@@ -243,8 +243,11 @@ class TestDetect:
         assert one.given.any(axis=1).tolist() == [True, True, False, False, False, True, True, True]
 
     def test_a_file_that_is_named_twice_is_heard_once(self, run: Path, recording: Path) -> None:
+        (recording.parent / f"._{recording.name}").write_bytes(b"not a sound: macOS puts such beside each file")
         several = [recording, str(recording.parent), recording.parent / ".." / recording.parent.name / recording.name]
-        assert len([*Predictor(run).detect(several)]) == 1
+        predictor = Predictor(run)
+        assert len([*predictor.detect(several)]) == 1
+        assert not predictor.bad_rows
 
     def test_what_is_damaged_is_heard_up_to_there_and_the_others_as_a_whole(self, run: Path, tmp_path: Path) -> None:
         wave = noise(RATE, 20)
