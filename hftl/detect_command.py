@@ -198,13 +198,15 @@ def _print(shown: Sequence[Detection], count: int) -> None:
 
     from hftl.display import one_line
 
-    table = Table(box=None, pad_edge=False)
+    console, table = Console(), Table(box=None, pad_edge=False)
+    figures: dict[str, Any] = {"justify": "right", "no_wrap": True}
     columns: dict[str, dict[str, Any]] = {
-        "recording": {"overflow": "ellipsis", "no_wrap": True},
-        "start": {"justify": "right"},
-        "end": {"justify": "right"},
+        # Without a limit, a long name leaves nothing of the other columns.
+        "recording": {"overflow": "ellipsis", "no_wrap": True, "max_width": max(console.width // 3, 10)},
+        "start": figures,
+        "end": figures,
         "label": {"overflow": "fold"},
-        "score": {"justify": "right"},
+        "score": figures,
     }
     for name, look in columns.items():
         table.add_column(name, **look)
@@ -212,7 +214,7 @@ def _print(shown: Sequence[Detection], count: int) -> None:
         cells = (clock_text(each.start), clock_text(each.end), one_line(each.label), f"{each.score:.3f}")
         table.add_row(*map(Text, (one_line(Path(each.recording).name), *cells)))
     if shown:
-        Console().print(table)
+        console.print(table)
     if count > len(shown):
         print(f"… and {count - len(shown):,} more")
 

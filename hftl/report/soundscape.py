@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ LEAST_LEFT = 0.8
 """Inches that the names of the axes need."""
 NAME_LETTER, LETTER = 0.066, 0.058
 """Inches of a letter of these, and of one on a bar."""
+MOST_LETTERS = 70
+"""Of the recording's name in the title."""
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds from one mark on the axis to the next."""
 HERTZ = (500, 1000, 2000, 4000, 8000, 16000)
@@ -54,7 +57,9 @@ def draw(heard: Heard, detections: Sequence[Detection], path: Path, ignore: Coll
         HftlError: it cannot be written there.
     """
     try:
-        picture(heard, detections, ignore).savefig(path, dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is a box in the picture
+            picture(heard, detections, ignore).savefig(path, dpi=DPI)
     except OSError as error:
         raise HftlError(f"{path}: {(error.strerror or str(error)).lower()}; name another folder") from None
 
@@ -114,7 +119,7 @@ def _shown(heard: Heard, detections: Sequence[Detection], ignore: Collection[str
 
 def _title(heard: Heard, detections: Sequence[Detection], shown: Mapping[str, str]) -> str:
     many = "1 detection" if len(detections) == 1 else f"{len(detections):,} detections"
-    parts = [one_line(Path(heard.recording).name), seconds_text(heard.seconds), many]
+    parts = [_short(Path(heard.recording).name, MOST_LETTERS), seconds_text(heard.seconds), many]
     if more := len({each.label for each in detections} - set(shown)):
         parts.append(f"{more:,} more labels that were heard for less time")
     return " · ".join(parts)
@@ -211,10 +216,10 @@ def _time_axis(axes: Axes, begin: float, seconds: float, named: bool) -> None:
     axes.tick_params(axis="x", colors=QUIET, labelsize=8, length=3 if named else 0)
 
 
-def _short(label: str) -> str:
-    """A label that fits beside its lane."""
-    text = one_line(label)
-    return text if len(text) <= 26 else f"{text[:25]}…"
+def _short(name: str, letters: int = 26) -> str:
+    """A name that fits: a label's beside its lane."""
+    text = one_line(name)
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def _plain(text: str) -> str:

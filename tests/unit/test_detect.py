@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,13 @@ class TestPicture:
         figure.draw_without_rendering()
         assert min(axes.yaxis.label.get_window_extent().x0 for axes in figure.axes[1:]) > 0
 
+    def test_names_that_are_long_or_not_in_the_font(self, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+        of = dataclasses.replace(self._heard([0.0, 5.0], 10.0), recording=f"{'鳥 $ und ' * 30}.wav")
+        drawing.draw(of, [], tmp_path / "a.png")
+        assert [str(each.message) for each in recwarn if "Glyph" in str(each.message)] == []
+        figure = drawing.picture(of, [])
+        assert str(figure.get_suptitle()).endswith("… · 10 s · 0 detections")
+
     def _heard(self, starts: list[float], seconds: float) -> Heard:
         overview = soundscapes.Overview(seconds, 48000, 100, 2)
         given = np.zeros((len(starts), 3), dtype=bool)
@@ -432,6 +440,16 @@ class TestCommand:
         assert (tmp_path / "s.csv").read_text() == "of yesterday"
         main(["detect", str(run), str(tmp_path), "--picture", str(tmp_path / "p")])
         assert len([*(tmp_path / "p").iterdir()]) == 3
+
+    def test_a_long_name_leaves_room_for_what_was_heard(
+        self, run: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        named = recording.rename(recording.with_name(f"{'meadow ' * 20}.wav"))
+        main(["detect", str(run), str(named), "--least", "0"])
+        head, first, *_ = capsys.readouterr().out.splitlines()
+        assert head.split() == ["recording", "start", "end", "label", "score"]
+        assert "meadow" in first
+        assert first.split()[-4] == "0:00"
 
     def test_a_table_of_before_is_lost_only_to_another(self, run: Path, recording: Path, tmp_path: Path) -> None:
         (tmp_path / "d.csv").write_text("of yesterday")
