@@ -105,7 +105,7 @@ class Predictor:
         if strange := [name for name in fields if name not in task.fields]:
             there = ", ".join(task.fields) or "a list of inputs, without names"
             raise HftlError(f"{strange[0]}: the inputs of {task.name} have no such part; give {there}")
-        many = [*inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+        many = _many(inputs)
         many += [fields] if fields else []
         dataset, self.bad_rows = task.read_inputs(many, self.processor)
         names = dataset["name"]
@@ -125,7 +125,7 @@ class Predictor:
         task = self.recipe.task
         if not isinstance(task, Lasting):
             raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in recordings; use hftl predict")
-        many = [*recordings] if isinstance(recordings, Sequence) and not isinstance(recordings, str) else [recordings]
+        many = _many(recordings)
         found: dict[Any, tuple[str, Any]] = {}
         for name, value in task.lasting(many):
             found.setdefault(os.path.realpath(value) if isinstance(value, str) else len(found), (name, value))
@@ -244,6 +244,11 @@ class Predictor:
     def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:
         examples = self.recipe.task.examples(dataset, self.processor, augment=False)
         return outputs_of(self.model, examples, self.recipe, self._runtime, split)
+
+
+def _many(inputs: Any) -> list[Any]:
+    """Of one input, or a list of them, the list; text and encoded bytes are one."""
+    return [*inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) else [inputs]
 
 
 def drain(

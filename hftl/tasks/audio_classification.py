@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -378,8 +378,13 @@ class AudioClassification(Classification):
     def _recordings(self, item: Any) -> list[Any]:
         from hftl.data import calls, columns, sources
 
-        if not isinstance(item, str | Path):
+        if isinstance(item, bytes | Mapping):
             return [item]
+        if not isinstance(item, str | Path):
+            raise HftlError(
+                f"{type(item).__name__}: not a recording; give a path, the bytes of a file, or an array of floats with "
+                "its rate as {'array': …, 'sampling_rate': …}"
+            )
         path = Path(item).expanduser()
         if path.is_dir():
             return sorted(map(str, calls.recordings_in(path)))

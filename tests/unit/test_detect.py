@@ -237,6 +237,17 @@ class TestDetect:
         (row,) = predictor.bad_rows
         assert row.reason.startswith(f"from {one.seconds:.6g} s on: cut off")
 
+    def test_bytes_are_one_recording_and_an_array_alone_is_none(
+        self, run: Path, one_line_error: Callable[..., Any]
+    ) -> None:
+        predictor, data = Predictor(run), encoded(noise(RATE, 2 * WINDOW), RATE, "FLAC")
+        (one,) = predictor.detect(data)
+        assert len(one.starts) == 2
+        assert predictor(data)[0]["name"] == f"sound of {len(data)} bytes"
+        for ask in (predictor, predictor.detect):
+            with one_line_error("ndarray", "sampling_rate"):
+                ask(np.zeros(RATE, np.float32))
+
     def test_silence_has_no_label(self, run: Path) -> None:
         wave = noise(RATE, 8 * WINDOW)[:, 0]
         wave[round(2 * WINDOW * RATE) : round(5 * WINDOW * RATE)] = 0.1
