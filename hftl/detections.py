@@ -86,7 +86,7 @@ class Heard:
         for start, row in zip(self.starts, self.probabilities, strict=True):
             times = start / self.window
             if abs(times - round(times)) < TOUCHING:
-                yield f"{stem}_{round(start + self.window, 3):g}", row.tolist()
+                yield f"{stem}_{np.format_float_positional(round(start + self.window, 3), trim='-')}", row.tolist()
 
 
 def clock_text(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,35 @@ class Predictor:
         if strange := [name for name in fields if name not in task.fields]:
             there = ", ".join(task.fields) or "a list of inputs, without names"
             raise HftlError(f"{strange[0]}: the inputs of {task.name} have no such part; give {there}")
-        many = [*inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+        many = _many(inputs)
         many += [fields] if fields else []
         dataset, self.bad_rows = task.read_inputs(many, self.processor)
         names = dataset["name"]
         outputs = drain(self._outputs(dataset.remove_columns("name"), "inputs"))
         answers = task.answers(outputs, dataset, self.labels, self._settings)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
+
+    def recordings(self, recordings: Any) -> list[tuple[str, Any]]:
+        """The names of what ``detect`` hears, and how each can be read. A file that is named twice is there once.
+
+        Args:
+            recordings: files, folders, objects: one, or a list of them.
+
+        Raises:
+            HftlError: as ``detect``.
+        """
+        task = self.recipe.task
+        if not isinstance(task, Lasting):
+            raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in recordings; use hftl predict")
+        many = _many(recordings)
+        found: dict[Any, tuple[str, Any]] = {}
+        for name, value in task.lasting(many):
+            found.setdefault(os.path.realpath(value) if isinstance(value, str) else len(found), (name, value))
+        if not found:
+            raise HftlError(
+                f"{', '.join(map(str, many))}: nothing to detect anything in; name files, or folders of them"
+            )
+        return [*found.values()]
 
     def detect(
         self,
@@ -125,6 +148,7 @@ class Predictor:
 
         Each is read once, from beginning to end, ``eval_batch_size`` windows at a time: however long it lasts, no more
         of it is in memory. What cannot be read is left out, from there on or as a whole, and listed in ``bad_rows``.
+        Windows in which all samples are equal have no label.
 
         Args:
             recordings: one, or a list of them.
@@ -138,21 +162,14 @@ class Predictor:
         Raises:
             HftlError: the run's task has no such thing, or there is no recording.
         """
-        task = self.recipe.task
-        if not isinstance(self.recipe.task, Lasting):
-            raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in recordings; use hftl predict")
+        found, task = self.recordings(recordings), self.recipe.task
         if self._runtime.world_size > 1:
             raise HftlError("detect: it runs in one process; start it without a launcher")
         if least is not None and not 0 <= least <= 1:
             raise HftlError(f"least: {least} is out of range; a probability is between 0 and 1")
         if overlap is not None:
             task = dataclasses.replace(task, overlap=overlap)
-        many = [*recordings] if isinstance(recordings, Sequence) and not isinstance(recordings, str) else [recordings]
-        found, self.bad_rows = task.lasting(many), []
-        if not found:
-            raise HftlError(
-                f"{', '.join(map(str, many))}: nothing to detect anything in; name files, or folders of them"
-            )
+        self.bad_rows = []
         return self._detecting(task, found, least, shifted, columns, reader or (lambda _: None))
 
     def _detecting(
@@ -180,6 +197,8 @@ class Predictor:
             if course is None or not done:
                 continue
             probabilities = np.concatenate(kept)
+            given = task.given(probabilities, self._settings, least)
+            given[np.asarray(course.silent[:done])] = False  # whatever the model says, which has never heard silence
             yield Heard(
                 name,
                 course.seconds if done == len(course.starts) else float(course.starts[done - 1]) + course.window,
@@ -187,7 +206,7 @@ class Predictor:
                 self.labels,
                 course.starts[:done],
                 probabilities,
-                task.given(probabilities, self._settings, least),
+                given,
                 course.overview,
             )
 
@@ -225,6 +244,11 @@ class Predictor:
     def _outputs(self, dataset: Any, split: str) -> Generator[EvaluationProgress, None, Outputs]:
         examples = self.recipe.task.examples(dataset, self.processor, augment=False)
         return outputs_of(self.model, examples, self.recipe, self._runtime, split)
+
+
+def _many(inputs: Any) -> list[Any]:
+    """Of one input, or a list of them, the list; text and encoded bytes are one."""
+    return [*inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) else [inputs]
 
 
 def drain(

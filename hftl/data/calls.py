@@ -176,7 +176,7 @@ def background_beside(data: Any) -> str | None:
     if not isinstance(data, str) or not path.exists():
         return None
     beside = (folder / BACKGROUND for folder in (path, path.parent) if (folder / BACKGROUND).is_dir())
-    return next((str(folder) for folder in beside if any(_recordings(folder))), None)
+    return next((str(folder) for folder in beside if any(recordings_in(folder))), None)
 
 
 def sound_files(folder: str, option: str) -> list[str]:
@@ -185,13 +185,14 @@ def sound_files(folder: str, option: str) -> list[str]:
     Raises:
         HftlError: there is none; the ``option`` that names the folder is named.
     """
-    files = sorted(map(os.path.realpath, _recordings(Path(folder).expanduser())))
+    files = sorted(map(os.path.realpath, recordings_in(Path(folder).expanduser())))
     if not files:
         raise HftlError(f"{option} {folder}: no sound files in it; name a folder of recordings")
     return files
 
 
-def _recordings(folder: Path) -> Iterator[Path]:
+def recordings_in(folder: Path) -> Iterator[Path]:
+    """The sound files in a folder and the folders in it; not the hidden ones, which some systems put beside each."""
     return (
         file for file in folder.rglob("*") if file.suffix.lower() in SOUND_EXTENSIONS and not file.name.startswith(".")
     )

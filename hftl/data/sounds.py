@@ -113,7 +113,7 @@ def read_sound(value: SoundValue, rate: int, start: float = 0.0, seconds: float 
 def stream(value: SoundValue, rate: int, samples: int) -> Iterator[Wave]:
     """The mean of the sound's channels at ``rate`` Hz, piece by piece: together what ``read_sound`` gives of all of it.
 
-    Everything is decoded once, when it is asked for.
+    Everything is decoded once, when it is asked for; of a sound that is cut off (see ``extent``), all that is there.
 
     Args:
         value: the sound.
@@ -123,7 +123,7 @@ def stream(value: SoundValue, rate: int, samples: int) -> Iterator[Wave]:
     Raises:
         HftlError: it cannot be read, or not from some second on; the file and the second are named.
     """
-    with _named(value), _opened(value) as sound:
+    with _named(value), _opened(value, whole=False) as sound:
         common = math.gcd(sound.rate, rate)
         old, new = sound.rate // common, rate // common
         # As in ``read_sound``: a piece is resampled with what the filter sees on either side.
@@ -159,6 +159,18 @@ def duration(value: SoundValue) -> float:
     """
     with _named(value), _opened(value) as sound:
         return sound.frames / sound.rate
+
+
+def extent(value: SoundValue) -> tuple[float, str | None]:
+    """Seconds of the sound that are there, and why it has not more; None where it does not say that it had more.
+
+    Like ``duration``, but for sounds that are cut off: where a recorder died, what it wrote can be heard.
+
+    Raises:
+        HftlError: it cannot be read; the file is named.
+    """
+    with _named(value), _opened(value, whole=False) as sound:
+        return sound.frames / sound.rate, sound.cut_off
 
 
 def as_stored(value: SoundValue) -> dict[str, Any]:
@@ -198,6 +210,9 @@ def sound_name(value: SoundValue | None) -> str:
 class _InMemory:
     """The samples of an array: ``frames``, at least 1, at ``rate`` Hz."""
 
+    cut_off: str | None = None
+    """Why there are not as many as there were."""
+
     def __init__(self, value: Mapping[str, Any]) -> None:
         array, self.rate = np.asarray(value["array"]), int(value.get("sampling_rate") or 0)
         if array.ndim != 1 or array.dtype.kind != "f" or self.rate < 1:
@@ -215,13 +230,14 @@ class _InMemory:
 class _Encoded:
     """The samples of a file, as of an array, decoded as they are asked for."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, cut_off: str | None) -> None:
+        self.cut_off = cut_off
         self.file, self.rate, self.frames = file, int(file.samplerate), _some(int(file.frames))
         self.preroll = round(OPUS_PREROLL * self.rate) if file.subtype == "OPUS" else 0
         for found in CLAIMS.finditer(file.extra_info):
             claimed, there = (int(found[name] or found[f"{name}_"]) for name in ("claimed", "there"))
             if there < claimed < UNKNOWN_LENGTH:
-                raise ValueError("cut off: its header claims more samples than there are")
+                self.cut_off = "cut off: its header claims more samples than there are"
 
     def read(self, start: int, stop: int) -> Wave:
         """The samples from ``start`` to before ``stop``; ValueError where there are fewer."""
@@ -237,8 +253,8 @@ class _Encoded:
 
 
 @contextmanager
-def _opened(value: SoundValue | None) -> Iterator[_InMemory | _Encoded]:
-    """The sound, which can be read until the context ends."""
+def _opened(value: SoundValue | None, whole: bool = True) -> Iterator[_InMemory | _Encoded]:
+    """The sound, which can be read until the context ends; ValueError where it is cut off and must be ``whole``."""
     soundfile = _soundfile()
     if isinstance(value, Mapping):
         if value.get("array") is not None:
@@ -249,21 +265,28 @@ def _opened(value: SoundValue | None) -> Iterator[_InMemory | _Encoded]:
         raise ValueError("no sound")
     # A file, not its path, is handed over: of a missing one soundfile says "System error".
     with io.BytesIO(value) if isinstance(value, bytes) else open(value, "rb") as source:
-        _check_last_page(source)
+        cut_off = _cut_off_page(source)
+        if whole and cut_off:
+            raise ValueError(cut_off)
         with soundfile.SoundFile(source) as file:
-            yield _Encoded(file)
+            sound = _Encoded(file, cut_off)
+            if whole and sound.cut_off:
+                raise ValueError(sound.cut_off)
+            yield sound
 
 
-def _check_last_page(source: BinaryIO) -> None:
-    """That an Ogg file does not end within a page, of which libsndfile says no word; it goes back to the beginning."""
+def _cut_off_page(source: BinaryIO) -> str | None:
+    """Whether an Ogg file ends within a page, of which libsndfile says no word; it goes back to the beginning."""
+    cut_off = None
     if source.read(4) == b"OggS":
         source.seek(max(source.seek(0, io.SEEK_END) - LARGEST_PAGE, 0))
         tail = source.read()
         page = tail[tail.rfind(b"OggS") :]
         lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
         if len(page) < 27 or len(page) < 27 + page[26] + sum(lengths):
-            raise ValueError("cut off: its last page is not complete")
+            cut_off = "cut off: its last page is not complete"
     source.seek(0)
+    return cut_off
 
 
 def _some(frames: int) -> int:

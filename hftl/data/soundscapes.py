@@ -61,9 +61,10 @@ class Soundscape:
     ) -> None:
         self.value, self.processor, self.window = value, processor, window
         self.rate = int(processor.sampling_rate)
-        self.seconds = sounds.duration(value)
+        self.seconds, self._cut_off = sounds.extent(value)
         self.starts = clips.starts_in(self.seconds, window, overlap, shifted)
         self.overview = None if columns is None else Overview(self.seconds, self.rate, *columns)
+        self.silent: list[bool] = []
 
     def batches(self, size: int) -> Iterator[Batch]:
         """See ``Course``."""
@@ -77,12 +78,16 @@ class Soundscape:
                 wave, damage = None, error
             if wave is not None:
                 waves.append(wave)
+                self.silent.append(bool(wave.min() == wave.max()))
             if len(waves) == size or (waves and wave is None):
                 rows = torch.arange(done, done + len(waves))
                 yield Batch(extractors.batch(self.processor, waves), None, rows)
                 done, waves = done + len(waves), []
             if wave is None:
                 break
+        if damage is None and self._cut_off:
+            name = sounds.sound_name(self.value)
+            damage = HftlError(f"{name}: from {self.seconds:.6g} s on: {self._cut_off}; replace or remove it")
         if damage is not None:
             raise damage
 
@@ -101,6 +106,8 @@ class Soundscape:
                 number += 1
             needed = firsts[number] if number < len(firsts) else begin + len(held)
             held, begin = held[needed - begin :], begin + min(needed - begin, len(held))
+        if self.overview is not None:
+            self.overview.end()
         for first in firsts[number:]:
             yield fitted(held[first - begin :], samples)
 
@@ -141,6 +148,10 @@ class Overview:
             np.add.at(self._frames, column, 1)
         self._held, self._begin = held[count * self._hop :], self._begin + count * self._hop
 
+    def end(self) -> None:
+        """The recording is over: silence follows, so that its last samples are in the middle of a frame as well."""
+        self.add(np.zeros(N_FFT // 2 + self._hop, np.float32))
+
     def decibels(self) -> npt.NDArray[np.float64]:
         """Shape (bands, columns), the lowest frequency first; NaN where nothing was read."""
         with np.errstate(invalid="ignore"):
@@ -160,6 +171,7 @@ def contact_sheet(waves: Sequence[Wave], rate: int, columns: int = 4) -> Image.I
     for wave in waves:
         overview = Overview(len(wave) / rate, rate, CELL, 1)
         overview.add(wave)
+        overview.end()
         cells.append(np.flipud(overview.decibels()))
     mels = np.stack(cells)
     low, high = np.nanquantile(mels, RANGE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,38 +33,50 @@ LANE, SPECTROGRAM, PROBABILITIES, GAP, MARGIN = 0.2, 1.5, 0.7, 0.45, 0.55
 """Inches: of a label's detections, of what is below them, between the rows, above and below all."""
 LEFT, RIGHT = 0.4, 0.35
 """Inches beside the axes, beside what the names of labels need."""
+LEAST_LEFT = 0.8
+"""Inches that the names of the axes need."""
 NAME_LETTER, LETTER = 0.066, 0.058
 """Inches of a letter of these, and of one on a bar."""
+MOST_LETTERS = 70
+"""Of the recording's name in the title."""
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds from one mark on the axis to the next."""
 HERTZ = (500, 1000, 2000, 4000, 8000, 16000)
 
 
-def draw(heard: Heard, detections: Sequence[Detection], path: Path) -> None:
+def draw(heard: Heard, detections: Sequence[Detection], path: Path, ignore: Collection[str] = ()) -> None:
     """Write the picture as a png file.
+
+    Args:
+        heard: with an overview.
+        detections: that are drawn.
+        path: of the file.
+        ignore: labels that are not drawn, not even where nothing was detected.
 
     Raises:
         HftlError: it cannot be written there.
     """
     try:
-        picture(heard, detections).savefig(path, dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is a box in the picture
+            picture(heard, detections, ignore).savefig(path, dpi=DPI)
     except OSError as error:
         raise HftlError(f"{path}: {(error.strerror or str(error)).lower()}; name another folder") from None
 
 
-def picture(heard: Heard, detections: Sequence[Detection]) -> Figure:
-    """The figure that ``draw`` saves; ``heard`` has an overview.
+def picture(heard: Heard, detections: Sequence[Detection], ignore: Collection[str] = ()) -> Figure:
+    """The figure that ``draw`` saves.
 
     Of each row, from above: a bar for each detection, one lane for a label; the spectrogram; the probabilities.
     """
     from matplotlib.figure import Figure
 
-    shown = _shown(heard, detections)
+    shown = _shown(heard, detections, ignore)
     begins = np.arange(0, heard.seconds, heard.overview.row_seconds)
     lanes = LANE * max(1, len(shown))
     sizes = lanes, SPECTROGRAM, PROBABILITIES
     height = 2 * MARGIN + len(begins) * (sum(sizes) + GAP) - GAP
-    left = LEFT + NAME_LETTER * max(len(_short(label)) for label in shown)
+    left = max(LEAST_LEFT, LEFT + NAME_LETTER * max((len(_short(label)) for label in shown), default=0))
     figure = Figure(figsize=(WIDTH, height))
     figure.suptitle(
         _plain(_title(heard, detections, shown)),
@@ -92,20 +105,21 @@ def picture(heard: Heard, detections: Sequence[Detection]) -> Figure:
     return figure
 
 
-def _shown(heard: Heard, detections: Sequence[Detection]) -> dict[str, str]:
+def _shown(heard: Heard, detections: Sequence[Detection], ignore: Collection[str]) -> dict[str, str]:
     """The labels that are drawn, and their colours: those detected longest, or else the most probable."""
     lasted: dict[str, float] = {}
     for each in detections:
         lasted[each.label] = lasted.get(each.label, 0.0) + each.end - each.start
     names = sorted(lasted, key=lambda label: -lasted[label])[:MOST_LABELS]
     if not names:
-        names = [heard.labels[place] for place in np.argsort(-heard.probabilities.max(axis=0))[:3]]
+        probable = (heard.labels[place] for place in np.argsort(-heard.probabilities.max(axis=0)))
+        names = [label for label in probable if label not in ignore][:3]
     return dict(zip(sorted(names), COLOURS, strict=False))
 
 
 def _title(heard: Heard, detections: Sequence[Detection], shown: Mapping[str, str]) -> str:
     many = "1 detection" if len(detections) == 1 else f"{len(detections):,} detections"
-    parts = [one_line(Path(heard.recording).name), seconds_text(heard.seconds), many]
+    parts = [_short(Path(heard.recording).name, MOST_LETTERS), seconds_text(heard.seconds), many]
     if more := len({each.label for each in detections} - set(shown)):
         parts.append(f"{more:,} more labels that were heard for less time")
     return " · ".join(parts)
@@ -180,9 +194,11 @@ def _limits(heard: Heard) -> tuple[float, float]:
 
 def _draw_probabilities(axes: Axes, heard: Heard, shown: Mapping[str, str]) -> None:
     ends = np.minimum(heard.starts + heard.window, heard.seconds)
+    middles = (heard.starts + ends) / 2
+    edges = np.concatenate([heard.starts[:1], (middles[:-1] + middles[1:]) / 2, ends[-1:]])
     for label, colour in shown.items():
         values = heard.probabilities[:, heard.labels.index(label)]
-        axes.plot((heard.starts + ends) / 2, values, color=colour, linewidth=1.2, drawstyle="steps-mid")
+        axes.stairs(values, edges, baseline=None, color=colour, linewidth=1.2)
     axes.set_ylim(0, 1.05)
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.tick_params(axis="y", colors=QUIET, labelsize=8)
@@ -200,10 +216,10 @@ def _time_axis(axes: Axes, begin: float, seconds: float, named: bool) -> None:
     axes.tick_params(axis="x", colors=QUIET, labelsize=8, length=3 if named else 0)
 
 
-def _short(label: str) -> str:
-    """A label that fits beside its lane."""
-    text = one_line(label)
-    return text if len(text) <= 26 else f"{text[:25]}…"
+def _short(name: str, letters: int = 26) -> str:
+    """A name that fits: a label's beside its lane."""
+    text = one_line(name)
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -378,13 +378,18 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import columns, sounds, sources
+        from hftl.data import calls, columns, sources
 
-        if not isinstance(item, str | Path):
+        if isinstance(item, bytes | Mapping):
             return [item]
+        if not isinstance(item, str | Path):
+            raise HftlError(
+                f"{type(item).__name__}: not a recording; give a path, the bytes of a file, or an array of floats with "
+                "its rate as {'array': …, 'sampling_rate': …}"
+            )
         path = Path(item).expanduser()
         if path.is_dir():
-            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in sounds.SOUND_EXTENSIONS)
+            return sorted(map(str, calls.recordings_in(path)))
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="audio").splits["train"]
             column = columns.find_column(table, "audio", self.audio_column, ())

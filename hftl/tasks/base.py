@@ -130,6 +130,10 @@ class Course(Protocol):
         """Where its windows begin, in seconds, ascending."""
 
     @property
+    def silent(self) -> Sequence[bool]:
+        """Of the windows that have been read: whether nothing is to be heard in them."""
+
+    @property
     def overview(self) -> Any:
         """All that has been read, coarsely, for a picture; None where it was not asked for."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sound_files import RATE, noise, soundfile
+from sound_files import RATE, encoded, noise, soundfile
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.cli import main
@@ -100,6 +101,19 @@ class TestStream:
             for _ in pieces:
                 pass
 
+    @pytest.mark.parametrize("form", ["WAV", "OGG"])
+    def test_of_what_is_cut_off_all_that_is_there(self, form: str, one_line_error: Callable[..., Any]) -> None:
+        whole = encoded(noise(RATE, 10), RATE, form)
+        part = whole[: round(0.7 * len(whole))]
+        seconds, cut_off = sounds.extent(part)
+        assert 5 < seconds < 7.5
+        assert "cut off" in str(cut_off)
+        assert sounds.extent(whole) == (10.0, None)
+        heard = np.concatenate([*sounds.stream(part, RATE, 2**14)])
+        np.testing.assert_allclose(heard, sounds.read_sound(whole, RATE, 0.0, seconds), atol=1e-4)
+        with one_line_error("cut off"):
+            sounds.duration(part)
+
 
 class TestGrid:
     """Where windows begin."""
@@ -127,6 +141,10 @@ class TestGrid:
         rows = [*heard([[1, 0]] * 4, [0, 2.5, 5, 10]).rows()]
         assert [name for name, _ in rows] == ["away_5", "away_10", "away_15"]
         assert rows[2][1] == [0.6 + 0.03, 0.1]
+
+    def test_the_ends_of_hours_are_exact(self) -> None:
+        names = [name for name, _ in heard([[1]] * 2, [12345.0, 1e6], window=0.125, seconds=2e6).rows()]
+        assert names == ["away_12345.125", "away_1000000.125"]
 
 
 class TestDetections:
@@ -208,6 +226,41 @@ class TestDetect:
         assert len(held["long"]) > 5 * len(held["short"])
         assert max(max(sizes) for sizes in held.values()) <= WINDOW * RATE + 2**12 + soundscapes.N_FFT
 
+    @pytest.mark.parametrize("form", ["WAV", "OGG"])
+    def test_what_is_cut_off_is_heard_to_its_end(self, form: str, run: Path, tmp_path: Path) -> None:
+        whole = encoded(noise(RATE, 10), RATE, form)
+        (tmp_path / "a.snd").write_bytes(whole[: round(0.7 * len(whole))])
+        predictor = Predictor(run)
+        (one,) = predictor.detect(tmp_path)
+        assert one.seconds == sounds.extent(str(tmp_path / "a.snd"))[0]
+        assert one.starts[-1] + WINDOW == pytest.approx(one.seconds, abs=0.05 * WINDOW)
+        (row,) = predictor.bad_rows
+        assert row.reason.startswith(f"from {one.seconds:.6g} s on: cut off")
+
+    def test_bytes_are_one_recording_and_an_array_alone_is_none(
+        self, run: Path, one_line_error: Callable[..., Any]
+    ) -> None:
+        predictor, data = Predictor(run), encoded(noise(RATE, 2 * WINDOW), RATE, "FLAC")
+        (one,) = predictor.detect(data)
+        assert len(one.starts) == 2
+        assert predictor(data)[0]["name"] == f"sound of {len(data)} bytes"
+        for ask in (predictor, predictor.detect):
+            with one_line_error("ndarray", "sampling_rate"):
+                ask(np.zeros(RATE, np.float32))
+
+    def test_silence_has_no_label(self, run: Path) -> None:
+        wave = noise(RATE, 8 * WINDOW)[:, 0]
+        wave[round(2 * WINDOW * RATE) : round(5 * WINDOW * RATE)] = 0.1
+        (one,) = Predictor(run).detect({"array": wave, "sampling_rate": RATE}, least=0.0)
+        assert one.given.any(axis=1).tolist() == [True, True, False, False, False, True, True, True]
+
+    def test_a_file_that_is_named_twice_is_heard_once(self, run: Path, recording: Path) -> None:
+        (recording.parent / f"._{recording.name}").write_bytes(b"not a sound: macOS puts such beside each file")
+        several = [recording, str(recording.parent), recording.parent / ".." / recording.parent.name / recording.name]
+        predictor = Predictor(run)
+        assert len([*predictor.detect(several)]) == 1
+        assert not predictor.bad_rows
+
     def test_what_is_damaged_is_heard_up_to_there_and_the_others_as_a_whole(self, run: Path, tmp_path: Path) -> None:
         wave = noise(RATE, 20)
         soundfile.write(tmp_path / "b.wav", wave, RATE, subtype="FLOAT")
@@ -266,6 +319,41 @@ class TestPicture:
         loud = np.flatnonzero(pixels.max(axis=0) > pixels.max() - 3)
         assert (loud.min(), loud.max()) == (25, 49)
 
+    def test_no_column_is_empty_up_to_the_end(self) -> None:
+        for samples in (10, 5000, round(14.51 * RATE)):
+            overview = soundscapes.Overview(samples / RATE, RATE, 1200, 12)
+            overview.add(noise(RATE, samples / RATE)[:, 0])
+            overview.end()
+            assert np.isfinite(overview.decibels()).all()
+
+    def test_probabilities_are_drawn_from_the_first_window_to_the_last(self) -> None:
+        for starts, edges in (([0.0], [0, 4]), ([0.0, 5.0, 7.0], [0, 5, 8.5, 12])):
+            axes = drawing.picture(self._heard(starts, starts[-1] + min(5, 4 + starts[-1])), []).axes[2]
+            assert [patch.get_data().edges.tolist() for patch in axes.patches] == [edges] * 3
+
+    def test_what_is_ignored_is_not_drawn_even_where_nothing_was_heard(self) -> None:
+        of = self._heard([0.0, 5.0], 10.0)
+        for ignore, lanes in (((), ["a", "b", "c"]), (("a",), ["b", "c"]), (("a", "b", "c"), [])):
+            axes = drawing.picture(of, [], ignore).axes[0]
+            assert [text.get_text() for text in axes.get_yticklabels()] == lanes
+
+    def test_short_names_leave_room_for_those_of_the_axes(self) -> None:
+        figure = drawing.picture(self._heard([0.0, 5.0], 10.0), [])
+        figure.draw_without_rendering()
+        assert min(axes.yaxis.label.get_window_extent().x0 for axes in figure.axes[1:]) > 0
+
+    def test_names_that_are_long_or_not_in_the_font(self, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+        of = dataclasses.replace(self._heard([0.0, 5.0], 10.0), recording=f"{'鳥 $ und ' * 30}.wav")
+        drawing.draw(of, [], tmp_path / "a.png")
+        assert [str(each.message) for each in recwarn if "Glyph" in str(each.message)] == []
+        figure = drawing.picture(of, [])
+        assert str(figure.get_suptitle()).endswith("… · 10 s · 0 detections")
+
+    def _heard(self, starts: list[float], seconds: float) -> Heard:
+        overview = soundscapes.Overview(seconds, 48000, 100, 2)
+        given = np.zeros((len(starts), 3), dtype=bool)
+        return Heard("a.ogg", seconds, 5.0, ("a", "b", "c"), np.array(starts), 0.1 + given, given, overview)
+
     def test_how_it_is_cut_into_pieces_makes_no_difference(self) -> None:
         wave = noise(RATE, 3)[:, 0]
         pictures = []
@@ -318,7 +406,16 @@ class TestCommand:
             (["nowhere.ogg"], ["none of the recordings"]),
             (["{}", "--ignore", "frog"], ["frog", "loud, soft"]),
             (["{}", "--submission", "s.csv", "--overlap", "0.3"], ["0.3", "grid"]),
+            (["{}", "--submission", "s.csv", "--overlap", "1"], ["overlap: 1.0", "at most 0.95"]),
+            (["{}", "--submission", "s.csv", "--overlap", "nan"], ["overlap: nan"]),
             (["{}", "--out", "."], ["--out", "directory"]),
+            (["{}", "--out", "{}"], ["--out", "one of the recordings"]),
+            (["{}", "--out", "s.csv", "--submission", "./s.csv"], ["--submission s.csv", "same file"]),
+            pytest.param(
+                ["{}", "--out", "/dev/full"],
+                ["--out /dev/full", "no space"],
+                marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full"),
+            ),
             ([], ["name recordings"]),
             (["--ignore", "loud", "{}"], ["name recordings", "before"]),
         ],
@@ -341,15 +438,37 @@ class TestCommand:
         assert last.startswith("hftl: ")
         assert [word for word in words if word not in last] == []
 
-    def test_two_recordings_of_one_name_make_no_submission(
+    def test_two_recordings_of_one_name_make_no_submission_but_pictures(
+        self, run: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("other/meadow.wav", "third/meadow-2.wav"):
+            (tmp_path / name).parent.mkdir()
+            (tmp_path / name).write_bytes(recording.read_bytes())
+        (tmp_path / "s.csv").write_text("of yesterday")
+        with pytest.raises(SystemExit):
+            main(["detect", str(run), str(tmp_path), "--submission", str(tmp_path / "s.csv")])
+        assert "same row ids" in capsys.readouterr().err
+        assert (tmp_path / "s.csv").read_text() == "of yesterday"
+        main(["detect", str(run), str(tmp_path), "--picture", str(tmp_path / "p")])
+        assert len([*(tmp_path / "p").iterdir()]) == 3
+
+    def test_a_long_name_leaves_room_for_what_was_heard(
         self, run: Path, recording: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        other = recording.parent / "other" / recording.name
-        other.parent.mkdir()
-        other.write_bytes(recording.read_bytes())
+        named = recording.rename(recording.with_name(f"{'meadow ' * 20}.wav"))
+        main(["detect", str(run), str(named), "--least", "0"])
+        head, first, *_ = capsys.readouterr().out.splitlines()
+        assert head.split() == ["recording", "start", "end", "label", "score"]
+        assert "meadow" in first
+        assert first.split()[-4] == "0:00"
+
+    def test_a_table_of_before_is_lost_only_to_another(self, run: Path, recording: Path, tmp_path: Path) -> None:
+        (tmp_path / "d.csv").write_text("of yesterday")
         with pytest.raises(SystemExit):
-            main(["detect", str(run), str(recording), str(other), "--submission", str(recording.parent / "s.csv")])
-        assert "same row ids" in capsys.readouterr().err
+            main(["detect", str(run), str(tmp_path / "nowhere.wav"), "--out", str(tmp_path / "d.csv")])
+        assert (tmp_path / "d.csv").read_text() == "of yesterday"
+        main(["detect", str(run), str(recording), "--out", str(tmp_path / "d.csv")])
+        assert (tmp_path / "d.csv").read_text().startswith("recording,start,end,label,score")
 
     def test_a_run_of_another_task_is_refused(
         self,
