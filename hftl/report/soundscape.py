@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftl.data.soundscapes import RANGE
+from hftl.data.overviews import RANGE
 from hftl.detections import Detection, Heard, clock_text
 from hftl.display import one_line, seconds_text
 from hftl.errors import HftlError

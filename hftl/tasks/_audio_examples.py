@@ -90,7 +90,7 @@ class AudioExamples:
         """Spectrograms of what the model hears: up to 32 windows from first to last, in one picture."""
         import numpy as np
 
-        from hftl.data.soundscapes import contact_sheet
+        from hftl.data.overviews import contact_sheet
 
         windows = np.linspace(0, len(self) - 1, min(len(self), 32)).round().astype(int).tolist()
         return contact_sheet(self._heard(windows)[0], self.processor.sampling_rate)

@@ -13,7 +13,7 @@ import torch
 from sound_files import noise, soundfile
 from zoo import SOUND_RATE
 
-from hftl.data import extractors, soundscapes
+from hftl.data import extractors, overviews
 from hftl.data.batches import Batch
 from hftl.spectrogram import LogMel, SpectrogramConfig
 from hftl.tasks import AudioClassification
@@ -70,17 +70,17 @@ def test_views_are_pure_functions_of_seed_and_window(name: str, calls: Path, noi
 def test_a_picture_shows_what_the_model_hears(seconds: float, calls: Path) -> None:
     examples = training(calls, augment="crop", seconds=seconds).at((0,))
     sheet = np.asarray(examples.picture())
-    count, width = min(len(examples), 32), round(seconds * SOUND_RATE / soundscapes.HOPS[0])
-    wide = width * max(1, soundscapes.CELL // width) if width < soundscapes.CELL else soundscapes.CELL
-    down, right = soundscapes.BANDS + soundscapes.GUTTER, wide + soundscapes.GUTTER
-    assert sheet.shape == (-(-count // 4) * down - soundscapes.GUTTER, 4 * right - soundscapes.GUTTER, 3)
+    count, width = min(len(examples), 32), round(seconds * SOUND_RATE / overviews.HOPS[0])
+    wide = width * max(1, overviews.CELL // width) if width < overviews.CELL else overviews.CELL
+    down, right = overviews.BANDS + overviews.GUTTER, wide + overviews.GUTTER
+    assert sheet.shape == (-(-count // 4) * down - overviews.GUTTER, 4 * right - overviews.GUTTER, 3)
     assert np.array_equal(sheet, np.asarray(examples.picture()))
     assert not np.array_equal(sheet, np.asarray(examples.at((1,)).picture()))
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.8, 0.975, 5.0])
 def test_no_column_of_a_short_overview_is_empty(seconds: float) -> None:
-    overview = soundscapes.Overview(seconds, 16000, soundscapes.CELL, 1)
+    overview = overviews.Overview(seconds, 16000, overviews.CELL, 1)
     overview.add(np.ones(round(seconds * 16000), np.float32))
     filled = np.isfinite(overview.decibels()).all(axis=0)
     assert filled[: round(len(filled) - 0.04 / overview.column_seconds)].all(), "but for half a frame at its end"

@@ -14,7 +14,7 @@ from sound_files import RATE, encoded, noise, soundfile
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.cli import main
-from hftl.data import clips, sounds, soundscapes
+from hftl.data import clips, overviews, sounds, soundscapes
 from hftl.data.ahead import ahead
 from hftl.detections import Detection, Heard, clock_text
 from hftl.records import EvaluationProgress
@@ -224,7 +224,7 @@ class TestDetect:
             assert len(one.starts) == seconds / WINDOW
             held[name] = sizes
         assert len(held["long"]) > 5 * len(held["short"])
-        assert max(max(sizes) for sizes in held.values()) <= WINDOW * RATE + 2**12 + soundscapes.N_FFT
+        assert max(max(sizes) for sizes in held.values()) <= WINDOW * RATE + 2**12 + overviews.N_FFT
 
     @pytest.mark.parametrize("form", ["WAV", "OGG"])
     def test_what_is_cut_off_is_heard_to_its_end(self, form: str, run: Path, tmp_path: Path) -> None:
@@ -309,11 +309,11 @@ class TestPicture:
     def test_a_tone_is_where_and_when_it_sounds(self) -> None:
         wave = np.zeros(20 * RATE, np.float32)
         wave[5 * RATE : 10 * RATE] = np.sin(2 * np.pi * 2000 * np.arange(5 * RATE) / RATE)
-        overview = soundscapes.Overview(20.0, RATE, columns=100, rows=3)
+        overview = overviews.Overview(20.0, RATE, columns=100, rows=3)
         for begin in range(0, len(wave), 5000):
             overview.add(wave[begin : begin + 5000])
         pixels = overview.decibels()
-        assert pixels.shape == (soundscapes.BANDS, 100)
+        assert pixels.shape == (overviews.BANDS, 100)
         assert np.isfinite(pixels).all()
         assert abs(pixels[:, 37].argmax() - overview.band_of(2000)) < 1
         loud = np.flatnonzero(pixels.max(axis=0) > pixels.max() - 3)
@@ -321,7 +321,7 @@ class TestPicture:
 
     def test_no_column_is_empty_up_to_the_end(self) -> None:
         for samples in (10, 5000, round(14.51 * RATE)):
-            overview = soundscapes.Overview(samples / RATE, RATE, 1200, 12)
+            overview = overviews.Overview(samples / RATE, RATE, 1200, 12)
             overview.add(noise(RATE, samples / RATE)[:, 0])
             overview.end()
             assert np.isfinite(overview.decibels()).all()
@@ -350,7 +350,7 @@ class TestPicture:
         assert str(figure.get_suptitle()).endswith("… · 10 s · 0 detections")
 
     def _heard(self, starts: list[float], seconds: float) -> Heard:
-        overview = soundscapes.Overview(seconds, 48000, 100, 2)
+        overview = overviews.Overview(seconds, 48000, 100, 2)
         given = np.zeros((len(starts), 3), dtype=bool)
         return Heard("a.ogg", seconds, 5.0, ("a", "b", "c"), np.array(starts), 0.1 + given, given, overview)
 
@@ -358,7 +358,7 @@ class TestPicture:
         wave = noise(RATE, 3)[:, 0]
         pictures = []
         for size in (700, 5000, 10**6):
-            overview = soundscapes.Overview(3.0, RATE, 60, 2)
+            overview = overviews.Overview(3.0, RATE, 60, 2)
             for begin in range(0, len(wave), size):
                 overview.add(wave[begin : begin + size])
             pictures.append(overview.decibels())
@@ -367,7 +367,7 @@ class TestPicture:
 
     @pytest.mark.parametrize(("minutes", "rows"), [(1, 1), (10, 1), (25, 3), (120, 12), (600, 12)])
     def test_long_recordings_have_rows(self, minutes: int, rows: int) -> None:
-        overview = soundscapes.Overview(60.0 * minutes, 8000, 100, drawing.MOST_ROWS)
+        overview = overviews.Overview(60.0 * minutes, 8000, 100, drawing.MOST_ROWS)
         starts = np.arange(0, 60.0 * minutes, 5)
         zeros = np.zeros((len(starts), 1))
         of = Heard("a.ogg", 60.0 * minutes, 5.0, ("$wren$",), starts, zeros, zeros > 0, overview)
