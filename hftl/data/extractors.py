@@ -53,6 +53,11 @@ def seconds_of(extractor: Any) -> float | None:
     """What the model was made to hear at once; None where it takes any length."""
     if getattr(extractor, "window_seconds", None) is not None:
         return float(extractor.window_seconds)
+    return most_seconds(extractor)
+
+
+def most_seconds(extractor: Any) -> float | None:
+    """What the extractor takes at most: it drops what comes after, without a word; None where it takes all."""
     if hasattr(extractor, "n_samples"):  # Whisper's kind: silence fills what is left of it
         return float(extractor.n_samples / extractor.sampling_rate)
     if hasattr(extractor, "max_length") and hasattr(extractor, "num_mel_bins"):  # AST's kind: frames of 10 ms

@@ -183,10 +183,20 @@ class AudioClassification(Classification):
         return extractors.plain(config.sampling_rate, config.window_seconds if own else None)
 
     def resolved(self, splits: Splits, processor: Any) -> Self:
-        """See ``Task``: how long a window is."""
+        """See ``Task``: how long a window is.
+
+        Raises:
+            HftlError: it is to be longer than what the feature extractor takes.
+        """
         from hftl.data import extractors
 
         if self.seconds is not None:
+            most, rate = extractors.most_seconds(processor), int(processor.sampling_rate)
+            if most is not None and round(self.seconds * rate) > round(most * rate):
+                raise HftlError(
+                    f"--task.seconds {self.seconds:g}: the {type(processor).__name__} takes {most:g} s and drops the "
+                    f"rest; give {most:g} or less (longer recordings are heard in several windows)"
+                )
             return self
         longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
         return replace(self, seconds=extractors.seconds_of(processor) or min(LONGEST, math.ceil(100 * longest) / 100))

@@ -209,6 +209,24 @@ def test_the_window_is_what_the_model_was_made_for_or_the_longest_recording(
     assert len(task_of("wav2vec2", calls).examples(splits.validation, processor, False)) == 9 + 2
 
 
+@pytest.mark.parametrize(
+    ("family", "most"), [("ast", "0.3"), ("whisper", "1"), ("wav2vec2", None), ("mel-mobilenet_v1", None)]
+)
+def test_a_window_that_the_feature_extractor_would_cut_gets_one_line(
+    family: str, most: str | None, tiny_model: TinyModel, calls: Path, one_line_error: Any
+) -> None:
+    task = task_of(family, calls, seconds=1.5)
+    processor = task.load_processor(str(tiny_model(family)), False)
+    splits: Any = None  # the lengths of recordings are not asked for
+    if most is None:
+        assert task.resolved(splits, processor) is task
+        return
+    with one_line_error("--task.seconds 1.5", f"takes {most} s", f"give {most} or less", "in several windows"):
+        task.resolved(splits, processor)
+    fits = dataclasses.replace(task, seconds=float(most))
+    assert fits.resolved(splits, processor) is fits
+
+
 # -- waveform models -------------------------------------------------------------------------------------------------
 
 
