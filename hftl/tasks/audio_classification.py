@@ -271,7 +271,7 @@ class AudioClassification(Classification):
         from hftl.tasks import _waveforms
 
         assert self.seconds is not None, "resolved by now"
-        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)))
+        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)), processor)
         return replace(loaded, notes=(*loaded.notes, *changed))
 
     def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:

@@ -252,11 +252,37 @@ def test_masks_leave_half_of_a_short_window(
     if probability == 0:  # what it is all for
         with pytest.raises(ValueError, match="`mask_length` has to be smaller"):
             model.train()(inputs)
-    notes = suited(model, samples)
+    notes = suited(model, samples, None)
     assert [word for word in words if word not in "".join(notes)] == []
     assert len(notes) == (1 if words else 0)
     assert (model.config.mask_time_prob, model.config.mask_time_min_masks) == (probability, least)
     assert torch.isfinite(model.train()(inputs).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "probability", "least", "words"),
+    [
+        (3200, 0.0, 2, ["mask_time_prob: 0", "10 frames", "a window 9"]),
+        (8000, 0.05, 0, ["mask_time_min_masks: 0", "2 masks of 10", "a window of 24"]),
+        (16000, 0.05, 2, []),
+    ],
+)
+def test_masks_over_what_the_feature_extractor_gives_leave_half_of_a_short_window(
+    samples: int,
+    probability: float,
+    least: int,
+    words: list[str],
+    load_tiny: Callable[..., Any],
+    tiny_model: TinyModel,
+) -> None:
+    model, extractor = load_tiny("wav2vec2-bert").model, extractors.load(str(tiny_model("wav2vec2-bert")), False)
+    wave = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    inputs = extractors.batch(extractor, [wave] * 4)
+    notes = suited(model, samples, extractor)
+    assert [word for word in words if word not in "".join(notes)] == []
+    assert len(notes) == (1 if words else 0)
+    assert (model.config.mask_time_prob, model.config.mask_time_min_masks) == (probability, least)
+    assert torch.isfinite(model.train()(**inputs).logits).all()
 
 
 @pytest.mark.parametrize(("family", "setting"), [("wav2vec2", "layerdrop"), ("whisper", "encoder_layerdrop")])
@@ -267,8 +293,9 @@ def test_no_layer_is_left_out(family: str, setting: str, load_tiny: Callable[...
         if hasattr(module, "layerdrop"):
             module.layerdrop = 1.0
     wave = [np.random.default_rng(0).normal(size=8000).astype(np.float32)]
-    inputs = extractors.batch(extractors.load(str(tiny_model(family)), False), wave)
-    assert suited(model, 8000) == [f"{setting}: 1.0 in the checkpoint, 0 here: all processes train alike"]
+    extractor = extractors.load(str(tiny_model(family)), False)
+    inputs = extractors.batch(extractor, wave)
+    assert suited(model, 8000, extractor) == [f"{setting}: 1.0 in the checkpoint, 0 here: all processes train alike"]
     model.train()(**inputs).logits.sum().backward()
     unreached = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert [name for name in unreached if "masked_spec_embed" not in name] == []
