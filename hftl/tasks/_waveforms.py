@@ -47,6 +47,13 @@ def _masks_that_fit(model: Any, samples: int, processor: Any) -> list[str]:
     if least * length > MOST * frames:
         config.mask_time_min_masks = 0
         return [f"mask_time_min_masks: 0, for {least} masks of {length} frames are too much of a window of {frames}"]
+    if least and extractors.masks_samples(processor):
+        # The masks are laid over what of a window is sound, and how little that may be is not known here.
+        config.mask_time_min_masks = 0
+        return [
+            f"mask_time_min_masks: 0, for {least} masks of {length} frames may be too much of a recording that is "
+            "shorter than its window"
+        ]
     return []
 
 

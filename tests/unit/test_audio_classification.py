@@ -23,13 +23,11 @@ from zoo import AUDIO, MELS, SIZE, SMALL_MEL, SOUND_RATE
 
 from hftl import Phase, Predictor, Recipe, Trainer
 from hftl.cli import main
-from hftl.data import extractors
 from hftl.layers import LayerGroups
 from hftl.recipe import from_dict, to_dict
 from hftl.records import RunStarted
 from hftl.spectrogram import SpectrogramConfig, SpectrogramForAudioClassification
 from hftl.tasks import AudioClassification, find
-from hftl.tasks._waveforms import suited
 from hftl.tasks.audio_classification import Mel
 
 HEAD, ADAPT, ALL = Phase("head", 1, 1e-2), Phase("all", 2, 1e-3, train="lora"), Phase("all", 1, 1e-3)
@@ -228,77 +226,6 @@ def test_a_window_that_the_feature_extractor_would_cut_gets_one_line(
 
 
 # -- waveform models -------------------------------------------------------------------------------------------------
-
-
-def waveform_model(load_tiny: Callable[..., Any], **settings: Any) -> Any:
-    model = load_tiny("wav2vec2").model
-    model.config.update(settings)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("samples", "probability", "least", "words"),
-    [
-        (1440, 0.0, 2, ["mask_time_prob: 0", "10 frames", "a window 9"]),
-        (4800, 0.05, 0, ["mask_time_min_masks: 0", "2 masks of 10", "a window of 30"]),
-        (8000, 0.05, 2, []),
-    ],
-)
-def test_masks_leave_half_of_a_short_window(
-    samples: int, probability: float, least: int, words: list[str], load_tiny: Callable[..., Any]
-) -> None:
-    model = waveform_model(load_tiny, layerdrop=0.0)
-    inputs = torch.randn(4, samples, generator=torch.Generator().manual_seed(0))
-    if probability == 0:  # what it is all for
-        with pytest.raises(ValueError, match="`mask_length` has to be smaller"):
-            model.train()(inputs)
-    notes = suited(model, samples, None)
-    assert [word for word in words if word not in "".join(notes)] == []
-    assert len(notes) == (1 if words else 0)
-    assert (model.config.mask_time_prob, model.config.mask_time_min_masks) == (probability, least)
-    assert torch.isfinite(model.train()(inputs).logits).all()
-
-
-@pytest.mark.parametrize(
-    ("samples", "probability", "least", "words"),
-    [
-        (3200, 0.0, 2, ["mask_time_prob: 0", "10 frames", "a window 9"]),
-        (8000, 0.05, 0, ["mask_time_min_masks: 0", "2 masks of 10", "a window of 24"]),
-        (16000, 0.05, 2, []),
-    ],
-)
-def test_masks_over_what_the_feature_extractor_gives_leave_half_of_a_short_window(
-    samples: int,
-    probability: float,
-    least: int,
-    words: list[str],
-    load_tiny: Callable[..., Any],
-    tiny_model: TinyModel,
-) -> None:
-    model, extractor = load_tiny("wav2vec2-bert").model, extractors.load(str(tiny_model("wav2vec2-bert")), False)
-    wave = np.random.default_rng(0).normal(size=samples).astype(np.float32)
-    inputs = extractors.batch(extractor, [wave] * 4)
-    notes = suited(model, samples, extractor)
-    assert [word for word in words if word not in "".join(notes)] == []
-    assert len(notes) == (1 if words else 0)
-    assert (model.config.mask_time_prob, model.config.mask_time_min_masks) == (probability, least)
-    assert torch.isfinite(model.train()(**inputs).logits).all()
-
-
-@pytest.mark.parametrize(("family", "setting"), [("wav2vec2", "layerdrop"), ("whisper", "encoder_layerdrop")])
-def test_no_layer_is_left_out(family: str, setting: str, load_tiny: Callable[..., Any], tiny_model: TinyModel) -> None:
-    model = load_tiny(family).model
-    setattr(model.config, setting, 1.0)
-    for module in model.modules():
-        if hasattr(module, "layerdrop"):
-            module.layerdrop = 1.0
-    wave = [np.random.default_rng(0).normal(size=8000).astype(np.float32)]
-    extractor = extractors.load(str(tiny_model(family)), False)
-    inputs = extractors.batch(extractor, wave)
-    assert suited(model, 8000, extractor) == [f"{setting}: 1.0 in the checkpoint, 0 here: all processes train alike"]
-    model.train()(**inputs).logits.sum().backward()
-    unreached = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert [name for name in unreached if "masked_spec_embed" not in name] == []
 
 
 def test_what_was_changed_for_short_windows_is_noted(ended: Callable[[str], Ran]) -> None:
