@@ -355,7 +355,7 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import columns, sounds, sources
+        from hftl.data import columns, segments, sounds, sources
 
         if not isinstance(item, str | Path):
             return [item]
@@ -365,7 +365,9 @@ class AudioClassification(Classification):
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="audio").splits["train"]
             column = columns.find_column(table, "audio", self.audio_column, ())
-            return [*columns.undecoded(table.with_format(None), column, "audio")[column]]
+            table = columns.undecoded(table.with_format(None), column, "audio")
+            segments.check_whole({str(path): table}, column)
+            return [*table[column]]
         return [str(path)]
 
 

@@ -137,6 +137,15 @@ def test_folders_and_tables_of_recordings_are_predicted_and_bad_ones_listed(
     assert [bad.name for bad in predictor.bad_rows] == [str(tmp_path / "bad.wav")]
 
 
+def test_a_table_of_parts_of_recordings_is_not_predicted(
+    ended: Callable[[str], Ran], calls: Path, tmp_path: Path, one_line_error: Any
+) -> None:
+    path, table = calls / "test" / "owl" / "0.wav", tmp_path / "some.csv"
+    table.write_text(f"path,start_time,end_time\n{path},0,0.1\n{path},0.1,0.2\n")
+    with one_line_error(str(table), "parts of recordings (columns 'start_time', 'end_time')"):
+        Predictor(folder_of(ended("mel-resnet")))(str(table))
+
+
 def test_a_table_of_sounds_that_datasets_would_decode_is_predicted(
     ended: Callable[[str], Ran], calls: Path, tmp_path: Path
 ) -> None:
