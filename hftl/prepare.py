@@ -170,7 +170,7 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     narrower = _narrower(task, loaded.model.config)
     phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr, narrower, loaded.far)
     if loaded.far and any(phase.head_only for phase in phases):
-        note = "the model was trained on another kind of data, and frozen it tells little of these: --phases full learns more"
+        note = "the model was trained on other data, and frozen it tells little of these: --phases full learns more"
         loaded = dataclasses.replace(loaded, notes=(*loaded.notes, note))
     for phase in phases:  # what a later phase cannot do is better said now than after the first ones
         if phase.train == "lora":

@@ -151,6 +151,18 @@ def _waveform(kind: str, layer_norm: bool = False, **more: Any) -> tuple[Any, An
     return getattr(transformers, f"{kind}Model")(config), extractor
 
 
+def _wav2vec2_bert() -> tuple[Any, Any]:
+    """It takes pairs of frames of a spectrogram, 40 ms each at this rate."""
+    import transformers
+
+    positions = {"left_max_position_embeddings": 4, "right_max_position_embeddings": 2, "conv_depthwise_kernel_size": 3}
+    config = transformers.Wav2Vec2BertConfig(
+        **TINY, **WIDE, **positions, feature_projection_input_dim=16, classifier_proj_size=8, layerdrop=0.0
+    )
+    extractor = transformers.SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8, sampling_rate=SOUND_RATE)
+    return transformers.Wav2Vec2BertModel(config), extractor
+
+
 def _ast() -> tuple[Any, Any]:
     """Patches of a spectrogram of 0.3 s."""
     import transformers
@@ -183,6 +195,7 @@ AUDIO: dict[str, Callable[[], tuple[Any, Any]]] = {
     "hubert": lambda: _waveform("Hubert"),
     "wavlm": lambda: _waveform("WavLM"),
     "data2vec-audio": lambda: _waveform("Data2VecAudio", num_conv_pos_embeddings=2, conv_pos_kernel_size=3),
+    "wav2vec2-bert": _wav2vec2_bert,
     "whisper": _whisper,
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
 
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from hftl.data.sounds import Wave
+
+LEAST = 0.05
+"""Seconds that are left of a wave at least where its silence is masked: a frame of a model takes some 0.03."""
 
 
 def load(model: str, trust_remote_code: bool) -> Any:
@@ -53,6 +58,11 @@ def seconds_of(extractor: Any) -> float | None:
     """What the model was made to hear at once; None where it takes any length."""
     if getattr(extractor, "window_seconds", None) is not None:
         return float(extractor.window_seconds)
+    return most_seconds(extractor)
+
+
+def most_seconds(extractor: Any) -> float | None:
+    """What the extractor takes at most: it drops what comes after, without a word; None where it takes all."""
     if hasattr(extractor, "n_samples"):  # Whisper's kind: silence fills what is left of it
         return float(extractor.n_samples / extractor.sampling_rate)
     if hasattr(extractor, "max_length") and hasattr(extractor, "num_mel_bins"):  # AST's kind: frames of 10 ms
@@ -60,6 +70,30 @@ def seconds_of(extractor: Any) -> float | None:
     return None
 
 
+def masks_samples(extractor: Any) -> bool:
+    """Whether it says by a mask, shape (windows, samples), which samples are sound and which were put around it."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    return isinstance(extractor, Wav2Vec2FeatureExtractor) and bool(extractor.return_attention_mask)
+
+
 def batch(extractor: Any, waves: Sequence[Wave]) -> dict[str, torch.Tensor]:
-    """What the model takes of windows of one length, first dimension: windows."""
-    return dict(extractor([*waves], sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+    """What the model takes of windows of one length, first dimension: windows.
+
+    Models that are given a mask of samples were made without the silence around a recording: they get the sound at the
+    beginning of the window, made mean 0 and standard deviation 1 by itself, zeros after it, and the mask says so.
+    """
+    options: dict[str, Any] = {}
+    if masks_samples(extractor):
+        options = {"padding": "max_length", "max_length": max(map(len, waves))}
+        waves = [_sounding(wave, round(LEAST * extractor.sampling_rate)) for wave in waves]
+    return dict(extractor([*waves], sampling_rate=extractor.sampling_rate, return_tensors="pt", **options))
+
+
+def _sounding(wave: Wave, least: int) -> Wave:
+    """The wave without zeros at either end, but so many samples of it at least; all of it where all are zero."""
+    sounding = np.flatnonzero(wave)
+    if not len(sounding):
+        return wave
+    first = max(0, min(int(sounding[0]), len(wave) - least))
+    return wave[first : max(int(sounding[-1]) + 1, first + least)]

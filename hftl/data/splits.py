@@ -30,6 +30,7 @@ from hftl.data.files import Kind
 from hftl.data.labels import Labels, LabelSets, check_labels, order_labels, quoted, read_flags, read_labels
 from hftl.data.leaks import Leaks, Seen, find_contradictions, find_leaks
 from hftl.data.sampling import Ids, spare, stratified
+from hftl.data.segments import check_whole
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets
@@ -250,6 +251,8 @@ def _read_parts(
             continue
         data = undecoded(data.with_format(None), input_column, kind)
         parts.append(_Part(name, data, input_column, labels, np.arange(len(data)), pair))
+    if kind == "audio":
+        check_whole({part.name: part.data for part in parts}, input_column)
     return parts, label_column
 
 

@@ -22,7 +22,8 @@ def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.
 
     Compared on real batches: outputs in eval mode, outputs in train mode under one seed, and every gradient, a missing
     one included: what looks at weights between the frozen layers gives the right values and no gradient. On each split,
-    for one may have what another has not: rows that differ in length, say.
+    for one may have what another has not: rows that differ in length, say. Where rows of one length have a mask, how
+    much of a row is padding is not known beforehand (as with windows of recordings), and some is made.
 
     Raises:
         NotStoredError: it does not.
@@ -35,6 +36,8 @@ def exact_cut(ready: Prepared, model: Any, splits: Sequence[str], device: torch.
     one = shortest.__getitems__([low[0], low[0]]).to(device)
     other = longest.__getitems__(high).to(device)
     batches = [examples.__getitems__(rows).to(device) for examples, rows in some]
+    if each[0].lengths is None and MASK in batches[0].inputs:
+        batches.append(_padded(batches[0]))
     problem = NotStoredError("none")
     for needs_inputs in (False, True):
         try:
@@ -57,6 +60,13 @@ def _spread(examples: Examples) -> list[int]:
 
 def _length(examples: Examples, row: int) -> int:
     return 0 if examples.lengths is None else int(examples.lengths[row])
+
+
+def _padded(batch: Batch) -> Batch:
+    """The batch with half of every second row called padding: rows of one length may all be full, and others not."""
+    mask = batch.inputs[MASK].clone()
+    mask[1::2, mask.shape[1] // 2 :] = 0
+    return replace(batch, inputs={**batch.inputs, MASK: mask})
 
 
 def _compare(ready: Prepared, model: Any, cut: Cut, batch: Batch) -> None:

@@ -16,7 +16,7 @@ from hftl.data.batches import Examples
 from hftl.errors import NotStoredError
 from hftl.features import store
 from hftl.features.exact import exact_cut
-from hftl.features.replay import Cut
+from hftl.features.replay import MASK, Cut
 from hftl.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
 from hftl.runtime import Runtime
@@ -141,7 +141,9 @@ def _version(package: str) -> str:
 
 def _bytes(cut: Cut, examples: Examples) -> int:
     """Of a store of these rows: of its features, which are nearly all of it."""
-    if cut.ragged and examples.lengths is None:
-        raise NotStoredError("how long the rows are is not known")
-    entries = int(examples.lengths.sum()) if cut.ragged and examples.lengths is not None else len(examples)
+    entries = len(examples)
+    if cut.ragged and examples.lengths is not None:
+        entries = int(examples.lengths.sum())
+    elif cut.ragged:  # all are of one length, such as windows of recordings, and padding makes of them less at most
+        entries *= examples.__getitems__([0]).inputs[MASK].shape[1]
     return entries * store.Column(cut.dtype, cut.shape).size

@@ -256,7 +256,10 @@ answer = pipeline("{task}", model=model, {PROCESSORS.get(task, "tokenizer")}={lo
     cuts = "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
     comment = cuts if recipe["task"].get("truncation") == "head+tail" else ""
     if seconds := recipe["task"].get("seconds"):
-        comment = f"  # trained on {seconds:g} s; hftl predict hears longer recordings in such windows"
+        comment = (
+            f"  # trained on {seconds:g} s; hftl predict may answer otherwise, for it hears longer recordings in such "
+            "windows, and silence after shorter ones"
+        )
     use = f"print(answer({given})){comment}"
     if multi_label:
         use = f"""config = answer.model.config

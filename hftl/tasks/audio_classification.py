@@ -187,10 +187,20 @@ class AudioClassification(Classification):
         return extractors.plain(config.sampling_rate, config.window_seconds if own else None)
 
     def resolved(self, splits: Splits, processor: Any) -> Self:
-        """See ``Task``: how long a window is."""
+        """See ``Task``: how long a window is.
+
+        Raises:
+            HftlError: it is to be longer than what the feature extractor takes.
+        """
         from hftl.data import extractors
 
         if self.seconds is not None:
+            most, rate = extractors.most_seconds(processor), int(processor.sampling_rate)
+            if most is not None and round(self.seconds * rate) > round(most * rate):
+                raise HftlError(
+                    f"--task.seconds {self.seconds:g}: the {type(processor).__name__} takes {most:g} s and drops the "
+                    f"rest; give {most:g} or less (longer recordings are heard in several windows)"
+                )
             return self
         longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
         return replace(self, seconds=extractors.seconds_of(processor) or min(LONGEST, math.ceil(100 * longest) / 100))
@@ -270,7 +280,7 @@ class AudioClassification(Classification):
         from hftl.tasks import _waveforms
 
         assert self.seconds is not None, "resolved by now"
-        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)))
+        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)), processor)
         return replace(loaded, notes=(*loaded.notes, *changed))
 
     def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:
@@ -378,7 +388,7 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import calls, columns, sources
+        from hftl.data import calls, columns, segments, sources
 
         if isinstance(item, bytes | Mapping):
             return [item]
@@ -393,7 +403,9 @@ class AudioClassification(Classification):
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="audio").splits["train"]
             column = columns.find_column(table, "audio", self.audio_column, ())
-            return [*columns.undecoded(table.with_format(None), column, "audio")[column]]
+            table = columns.undecoded(table.with_format(None), column, "audio")
+            segments.check_whole({str(path): table}, column)
+            return [*table[column]]
         return [str(path)]
 
 

@@ -23,7 +23,6 @@ from zoo import AUDIO, MELS, SIZE, SMALL_MEL, SOUND_RATE
 
 from hftl import Phase, Predictor, Recipe, Trainer, strategies
 from hftl.cli import main
-from hftl.data import extractors
 from hftl.layers import LayerGroups
 from hftl.prepare import prepare
 from hftl.recipe import from_dict, to_dict
@@ -31,7 +30,6 @@ from hftl.records import RunStarted
 from hftl.runtime import Runtime
 from hftl.spectrogram import SpectrogramConfig, SpectrogramForAudioClassification
 from hftl.tasks import AudioClassification, find
-from hftl.tasks._waveforms import suited
 from hftl.tasks.audio_classification import Mel
 
 HEAD, ALL = Phase("head", 1, 1e-2), Phase("all", 1, 1e-3)
@@ -142,6 +140,15 @@ def test_folders_and_tables_of_recordings_are_predicted_and_bad_ones_listed(
     assert [bad.name for bad in predictor.bad_rows] == [str(tmp_path / "bad.wav")]
 
 
+def test_a_table_of_parts_of_recordings_is_not_predicted(
+    ended: Callable[[str], Ran], calls: Path, tmp_path: Path, one_line_error: Any
+) -> None:
+    path, table = calls / "test" / "owl" / "0.wav", tmp_path / "some.csv"
+    table.write_text(f"path,start_time,end_time\n{path},0,0.1\n{path},0.1,0.2\n")
+    with one_line_error(str(table), "parts of recordings (columns 'start_time', 'end_time')"):
+        Predictor(folder_of(ended("mel-resnet")))(str(table))
+
+
 def test_a_table_of_sounds_that_datasets_would_decode_is_predicted(
     ended: Callable[[str], Ran], calls: Path, tmp_path: Path
 ) -> None:
@@ -212,51 +219,25 @@ def test_the_window_is_what_the_model_was_made_for_or_the_longest_recording(
     assert len(task_of("wav2vec2", calls).examples(splits.validation, processor, False)) == 9 + 2
 
 
-# -- waveform models -------------------------------------------------------------------------------------------------
-
-
-def waveform_model(load_tiny: Callable[..., Any], **settings: Any) -> Any:
-    model = load_tiny("wav2vec2").model
-    model.config.update(settings)
-    return model
-
-
 @pytest.mark.parametrize(
-    ("samples", "probability", "least", "words"),
-    [
-        (1440, 0.0, 2, ["mask_time_prob: 0", "10 frames", "a window 9"]),
-        (4800, 0.05, 0, ["mask_time_min_masks: 0", "2 masks of 10", "a window of 30"]),
-        (8000, 0.05, 2, []),
-    ],
+    ("family", "most"), [("ast", "0.3"), ("whisper", "1"), ("wav2vec2", None), ("mel-mobilenet_v1", None)]
 )
-def test_masks_leave_half_of_a_short_window(
-    samples: int, probability: float, least: int, words: list[str], load_tiny: Callable[..., Any]
+def test_a_window_that_the_feature_extractor_would_cut_gets_one_line(
+    family: str, most: str | None, tiny_model: TinyModel, calls: Path, one_line_error: Any
 ) -> None:
-    model = waveform_model(load_tiny, layerdrop=0.0)
-    inputs = torch.randn(4, samples, generator=torch.Generator().manual_seed(0))
-    if probability == 0:  # what it is all for
-        with pytest.raises(ValueError, match="`mask_length` has to be smaller"):
-            model.train()(inputs)
-    notes = suited(model, samples)
-    assert [word for word in words if word not in "".join(notes)] == []
-    assert len(notes) == (1 if words else 0)
-    assert (model.config.mask_time_prob, model.config.mask_time_min_masks) == (probability, least)
-    assert torch.isfinite(model.train()(inputs).logits).all()
+    task = task_of(family, calls, seconds=1.5)
+    processor = task.load_processor(str(tiny_model(family)), False)
+    splits: Any = None  # the lengths of recordings are not asked for
+    if most is None:
+        assert task.resolved(splits, processor) is task
+        return
+    with one_line_error("--task.seconds 1.5", f"takes {most} s", f"give {most} or less", "in several windows"):
+        task.resolved(splits, processor)
+    fits = dataclasses.replace(task, seconds=float(most))
+    assert fits.resolved(splits, processor) is fits
 
 
-@pytest.mark.parametrize(("family", "setting"), [("wav2vec2", "layerdrop"), ("whisper", "encoder_layerdrop")])
-def test_no_layer_is_left_out(family: str, setting: str, load_tiny: Callable[..., Any], tiny_model: TinyModel) -> None:
-    model = load_tiny(family).model
-    setattr(model.config, setting, 1.0)
-    for module in model.modules():
-        if hasattr(module, "layerdrop"):
-            module.layerdrop = 1.0
-    wave = [np.random.default_rng(0).normal(size=8000).astype(np.float32)]
-    inputs = extractors.batch(extractors.load(str(tiny_model(family)), False), wave)
-    assert suited(model, 8000) == [f"{setting}: 1.0 in the checkpoint, 0 here: all processes train alike"]
-    model.train()(**inputs).logits.sum().backward()
-    unreached = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert [name for name in unreached if "masked_spec_embed" not in name] == []
+# -- waveform models -------------------------------------------------------------------------------------------------
 
 
 def test_what_was_changed_for_short_windows_is_noted(ended: Callable[[str], Ran]) -> None:

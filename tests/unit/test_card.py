@@ -12,7 +12,7 @@ from hftl.errors import HftlError
 from hftl.recipe import Recipe, to_yaml
 from hftl.records import GroupRow, PhaseStarted, RunStarted, as_plain
 from hftl.report import card
-from hftl.tasks import ImageClassification, TextClassification
+from hftl.tasks import AudioClassification, ImageClassification, TextClassification
 
 FILES = ("recipe.yaml", "metrics.json", "environment.json", "history.jsonl")
 
@@ -169,6 +169,17 @@ def test_a_local_model_and_data_are_no_hub_names_and_show_no_path(tmp_path, monk
 )
 def test_what_looks_like_a_hub_name(name, expected):
     assert card.is_hub_name(name) is expected
+
+
+def test_the_use_of_sounds_says_what_hftl_makes_of_longer_and_shorter_recordings(tmp_path):
+    _, body = parts(card.write(write_run(tmp_path, AudioClassification(data="calls", seconds=2.5))))
+    (line,) = [line for line in body.splitlines() if line.startswith("print(answer(")]
+    said = line.partition("  # ")[2]
+    assert said.startswith("trained on 2.5 s; hftl predict may answer otherwise")
+    assert "longer recordings in such windows" in said
+    assert "silence after shorter ones" in said
+    _, body = parts(card.write(write_run(tmp_path / "texts")))
+    assert "silence" not in body
 
 
 def test_a_pretrained_model_without_test_split(tmp_path):

@@ -41,6 +41,7 @@ UNREACHED = {
     "hubert": {"hubert.masked_spec_embed"},
     "wavlm": {"wavlm.masked_spec_embed"},
     "data2vec-audio": {"data2vec_audio.masked_spec_embed"},
+    "wav2vec2-bert": {"wav2vec2_bert.masked_spec_embed"},
 }
 """Parameters that take no part in the forward pass, or in that of training alone."""
 

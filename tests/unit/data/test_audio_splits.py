@@ -218,3 +218,57 @@ def test_the_same_sound_in_two_files_and_splits_is_a_leak(prepare, make_sounds, 
     dropped = prepare(tmp_path, "audio", leaks="drop")
     assert [Path(bad.name).name for bad in dropped.bad_rows] == ["a.wav"]
     assert len(dropped.train) + len(dropped.validation) == len(noted.train) + len(noted.validation) - 1
+
+
+# -- rows that are parts of recordings -------------------------------------------------------------------------------
+
+
+def table_of_parts(folder: Path, header: str, cells: list[str], each: int = 2) -> Path:
+    """A csv of six recordings, ``each`` rows for each of them; ``cells`` are those of a row and of the next."""
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for number in range(6):
+        (folder / f"{number}.wav").write_bytes(sound(number))
+        lines += [f"{number}.wav,{cells[row % 2]},{'owl' if number % 2 else 'tit'}" for row in range(each)]
+    (folder / "train.csv").write_text("\n".join([header, *lines]))
+    return folder / "train.csv"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("start", "end"), ("start_time", "end_time"), ("Begin Time (s)", "End Time (s)"), ("onset", "offset")],
+)
+def test_parts_of_recordings_are_refused(begin, end, prepare, tmp_path, one_line_error):
+    header = f"filename,{begin},{end},label"
+    with one_line_error("train: rows are parts of recordings", f"columns '{begin}', '{end}'", "files of their own"):
+        prepare(table_of_parts(tmp_path / "a", header, ["0,0.05", "0.05,0.1"]), "audio")
+    splits = prepare(table_of_parts(tmp_path / "b", header, ["0,0.05"], each=1), "audio")
+    assert len(splits.train) + len(splits.validation) == 6
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("filename,start,label", ["0", "1"]),  # nothing says where it ends
+        ("filename,started,ended,label", ["0,1", "1,2"]),
+        ("filename,start,end,label", ["a,b", "c,d"]),
+        ("filename,start,end,label", [",", "0,0.05"]),  # the whole recording, and one part of it
+    ],
+)
+def test_the_same_recording_in_two_rows_is_no_part_of_it_otherwise(header, cells, prepare, tmp_path):
+    splits = prepare(table_of_parts(tmp_path / "a", header, cells), "audio", leaks="note")
+    assert len(splits.train) + len(splits.validation) == 12
+
+
+def test_parts_in_different_splits_and_as_bytes_are_refused(prepare, tmp_path, one_line_error):
+    data = [sound(number) for number in range(6)]
+    columns = {"label": ["owl", "tit"] * 3, "start": [0.0] * 6, "end": [1] * 6}
+    structs = [{"bytes": one, "path": "a.wav"} for one in data]
+    train = Dataset.from_dict({"audio": structs, **columns})
+    splits = prepare(train, "audio")  # of one name, but not the same
+    assert len(splits.train) + len(splits.validation) == 6
+    for audio in ([{**each, "path": "b.wav"} for each in structs], data):
+        pq.write_table(pa.table({"audio": audio, **columns}), tmp_path / "test.parquet")
+        pq.write_table(pa.table({"audio": structs, **columns}), tmp_path / "train.parquet")
+        with one_line_error("test: rows are parts of recordings", "columns 'start', 'end'"):
+            prepare(tmp_path, "audio")
