@@ -36,8 +36,13 @@ SOUND_EXTENSIONS = frozenset(
 
 BLOCK = 2**16
 """Samples of each channel that are decoded at a time where all are looked at."""
-OPUS_PREROLL = 2.0
-"""Seconds decoded before a part of an Opus file: only after these are the samples those of the whole file."""
+PREROLL = 2.0
+"""Seconds decoded before a part of an Opus or MP3 file: only after these are the samples those of the whole file.
+
+A frame of MP3 may have bits in up to 255 bytes before it (511 from 32 kHz on), which at the lowest rates hold 2 s.
+"""
+PREROLLED = frozenset({"OPUS", "MPEG_LAYER_III"})
+"""What libsndfile calls the two."""
 LARGEST_PAGE = 27 + 255 + 255 * 255
 """Bytes of a page of Ogg at most: its header, the lengths of its segments, and these."""
 LARGEST_KERNEL = 2**24
@@ -217,7 +222,9 @@ class _Encoded:
 
     def __init__(self, file: Any) -> None:
         self.file, self.rate, self.frames = file, int(file.samplerate), _some(int(file.frames))
-        self.preroll = round(OPUS_PREROLL * self.rate) if file.subtype == "OPUS" else 0
+        self.preroll = round(PREROLL * self.rate) if file.subtype in PREROLLED else 0
+        # Else soundfile seeks after whatever it reads, to where it is already; of MP3, decoding then begins anew.
+        file.seekable = lambda: False
         for found in CLAIMS.finditer(file.extra_info):
             claimed, there = (int(found[name] or found[f"{name}_"]) for name in ("claimed", "there"))
             if there < claimed < UNKNOWN_LENGTH:

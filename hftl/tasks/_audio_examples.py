@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hftl.data.sounds import Wave
     from hftl.tasks.audio_classification import AudioClassification
 
-AUDIO_VERSION = 1
+AUDIO_VERSION = 2
 """To be raised whenever ``AudioExamples`` makes something else of the same recordings: features made before are not
 taken then."""
 NOISY = 0.5
