@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sound_files import FILES, MONO, RATE, encoded, noise, soundfile, torchaudio
 
 from hftl.data import sounds
-from hftl.data.sounds import duration, read_sound, stream
+from hftl.data.sounds import duration, first_sample, read_sound, stream
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -50,7 +50,7 @@ def test_a_part_of_a_long_file_is_a_slice(name):
     np.testing.assert_allclose(read_sound(data, rate), whole, rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.concatenate([*stream(data, rate, rate)]), whole, rtol=0, atol=1e-6)
     for start in np.random.default_rng(0).uniform(0, 18.9, 40).round(3):
-        first = int(start * rate + 1e-6)
+        first = first_sample(start, rate)
         np.testing.assert_allclose(read_sound(data, rate, start, 1.0), whole[first : first + rate], rtol=0, atol=1e-6)
 
 
@@ -73,7 +73,7 @@ def recording(old: int, new: int) -> tuple[bytes, np.ndarray]:
 def test_a_part_resampled_is_the_part_of_all_resampled(pair, start, seconds):
     data, whole = recording(*pair)
     part = read_sound(data, pair[1], start, seconds)
-    first = int(start * pair[1] + 1e-6)
+    first = first_sample(start, pair[1])
     expected = whole[first : first + round(seconds * pair[1])]
     assert part.dtype == np.float32
     np.testing.assert_allclose(part, expected, rtol=0, atol=1e-5)
