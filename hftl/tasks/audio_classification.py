@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hftl.data.clips import Clips
+    from hftl.data.noises import Noises
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
@@ -127,7 +128,8 @@ class AudioClassification(Classification):
     shift: float = 0.0
     """Sooner or later by at most this part of the window at random, silence moving in; 0.1 is usual."""
     noise: str | None = None
-    """A folder of recordings to lay under half of the views, such as wind and traffic."""
+    """A folder of recordings to lay under half of the views, such as wind and traffic. Those that cannot be used are
+    left out."""
     noise_decibels: tuple[float, float] = (3.0, 30.0)
     """How much louder than such noise the view is, in decibels (signal-to-noise ratio), between these two."""
     mixup: float = 0.0
@@ -194,7 +196,7 @@ class AudioClassification(Classification):
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
         """The windows of the recordings. See ``Task``."""
         clips, frequencies = self._clips(dataset), self.frequencies(dataset)
-        notes = []
+        noises, notes = self._noises(augment), []
         if len(clips) > len(dataset):
             notes.append(f"{len(dataset):,} recordings in {len(clips):,} windows of {self.seconds:g} s")
         return AudioExamples(
@@ -203,16 +205,15 @@ class AudioClassification(Classification):
             processor=processor,
             task=self,
             augment=augment,
-            noises=self._noises() if augment else (),
-            notes=tuple(notes),
+            noises=noises.recordings,
+            notes=(*notes, *noises.notes),
             frequencies=None if frequencies is None else frequencies[clips.recording],
         )
 
-    def _noises(self) -> tuple[dict[str, Any], ...]:
-        from hftl.data import calls, sounds
+    def _noises(self, augment: bool) -> Noises:
+        from hftl.data import noises
 
-        files = [] if self.noise is None else calls.sound_files(self.noise, "--task.noise")
-        return tuple({"audio": file, "seconds": sounds.duration(file)} for file in files)
+        return noises.read(self.noise, "--task.noise") if augment and self.noise is not None else noises.Noises()
 
     def _clips(self, dataset: Dataset) -> Clips:
         from hftl.data import clips
