@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
@@ -12,6 +14,11 @@ if TYPE_CHECKING:
     import torch
 
     from hftl.data.sounds import Wave
+
+LEVEL = 0.05
+"""Of the noise that tells whether loudness counts: as recordings have it, where the least sounds are still heard."""
+UNHEARD = 0.01
+"""A mean change of the input by less than this part of its standard deviation counts as none."""
 
 
 def load(model: str, trust_remote_code: bool) -> Any:
@@ -63,3 +70,23 @@ def seconds_of(extractor: Any) -> float | None:
 def batch(extractor: Any, waves: Sequence[Wave]) -> dict[str, torch.Tensor]:
     """What the model takes of windows of one length, first dimension: windows."""
     return dict(extractor([*waves], sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+
+
+def undoes_gain(extractor: Any, samples: int, front_end: Callable[[torch.Tensor], torch.Tensor] | None = None) -> bool:
+    """Whether a model is given the same of a window twice as loud, for each is normalised; found by trying.
+
+    Of a window that no silence of zeros is in: beside it a spectrogram's normalisation leaves some of the difference.
+
+    Args:
+        extractor: the model's.
+        samples: of a window.
+        front_end: what the model makes of the extractor's values first, where it has one: tensors of shape (rows, …).
+    """
+    import torch
+
+    swelling = np.abs(np.sin(np.linspace(0, 10, samples))) * np.random.default_rng(0).normal(size=samples)
+    wave = (LEVEL * swelling).astype(np.float32)
+    values = batch(extractor, [wave, 2 * wave])[extractor.model_input_names[0]]
+    with torch.no_grad():
+        plain, louder = values if front_end is None else front_end(values)
+    return bool((louder - plain).abs().mean() < UNHEARD * plain.std())

@@ -124,7 +124,8 @@ class AudioClassification(Classification):
     """Random views while blocks train: windows from anywhere in the recording, and the options below. Head-only phases
     hear plain windows, unless --store.views asks for more than one view."""
     gain: float = 0.0
-    """Louder or quieter by at most so many decibels at random; 6 is usual."""
+    """Louder or quieter by at most so many decibels at random; 6 is usual. Next to nothing where the model normalises
+    each window (mel.normalisation row; wav2vec2), but with mixup: how loud the two are beside each other."""
     shift: float = 0.0
     """Sooner or later by at most this part of the window at random, silence moving in; 0.1 is usual."""
     noise: str | None = None
@@ -256,14 +257,30 @@ class AudioClassification(Classification):
                 model, id2label=names, window_seconds=self.seconds, **self.mel.said()
             )
         _check_size(found[0], model)
-        return replace(heads.with_head(*found, model, keep_head, head_dropout), converted=True)
+        loaded = replace(heads.with_head(*found, model, keep_head, head_dropout), converted=True)
+        return self._suited(loaded, processor)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms
 
         assert self.seconds is not None, "resolved by now"
-        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)))
-        return replace(loaded, notes=(*loaded.notes, *changed))
+        samples = round(self.seconds * int(processor.sampling_rate))
+        changed = _waveforms.suited(loaded.model, samples)
+        return replace(loaded, notes=(*loaded.notes, *changed, *self._unheard_gain(loaded.model, processor, samples)))
+
+    def _unheard_gain(self, model: Any, processor: Any, samples: int) -> list[str]:
+        """A note where views are to be louder or quieter, and the model normalises that away."""
+        from hftl.data import extractors
+
+        own = model.front_end.eval() if model.config.model_type == "spectrogram_cnn" else None
+        if not self.gain or not extractors.undoes_gain(processor, samples, own):
+            return []
+        left = (
+            "with mixup it is how loud the two are beside each other, and little else"
+            if self.mixup
+            else "it changes next to nothing; leave --task.gain out"
+        )
+        return [f"gain {self.gain:g}: each window is normalised before the model hears it, so {left}"]
 
     def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:
         """Whether it is a classifier of images, to be put behind a spectrogram.
