@@ -60,6 +60,11 @@ class Prepared:
         there = self.recipe.store.views > 1 and self.examples("train", augment=True).random
         return self.recipe.store.views if there and self.recipe.phases[number].head_only else 1
 
+    @property
+    def wants_views(self) -> bool:
+        """Whether some phase may see random views of the training rows."""
+        return self.recipe.store.views > 1 or not all(phase.head_only for phase in self.recipe.phases)
+
     def majority(self) -> dict[str, float]:
         """Validation scores of the best answer that ignores the input."""
         scores: dict[str, float] = self.recipe.task.majority(self.splits.train, self.splits.validation)
@@ -68,7 +73,8 @@ class Prepared:
     def run_started(self, folder: Path, runtime: Runtime) -> RunStarted:
         """What there is to tell before the first phase."""
         examples = {name: self.examples(name) for name in self.splits.named()}
-        reading = [f"{name}: {note}" for name, rows in examples.items() for note in rows.notes]
+        read = [*examples.items(), *([("train", self.examples("train", augment=True))] if self.wants_views else [])]
+        reading = dict.fromkeys(f"{name}: {note}" for name, rows in read for note in rows.notes)
         return RunStarted(
             folder=str(folder),
             task=self.recipe.task.name,
@@ -183,6 +189,8 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     with runtime.first_on_machine():
         for split in splits.named():
             ready.examples(split)
+    if ready.wants_views:  # what is wrong with them is better said now as well
+        ready.examples("train", augment=True)
     _try_out(ready)
     return ready
 

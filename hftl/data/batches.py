@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
+from hftl.errors import HftlError
+
 Indices = npt.NDArray[np.int64]
 Frequencies = npt.NDArray[np.float64]
 BUCKET_STEPS = 50
@@ -150,24 +152,53 @@ def epoch_steps(
 
 
 def load(examples: Examples, batches: Sequence[Indices], workers: int = 0) -> Iterator[Batch]:
-    """The batches in the order given, read ahead by ``workers`` processes where that can be worth it."""
+    """The batches in the order given, read ahead by ``workers`` processes where that can be worth it.
+
+    Raises:
+        HftlError: what the examples raise, as they raise it.
+    """
     pinned = torch.cuda.is_available()
     if not (workers and examples.read_ahead):  # a loader in between would cost more than a batch of stored features
         read = (examples.__getitems__(batch.tolist()) for batch in batches)
         return (batch.pin_memory() for batch in read) if pinned else read
     loader: DataLoader[Any] = DataLoader(
-        examples,  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
+        _Told(examples),  # type: ignore[arg-type]  # the loader needs __len__ and __getitems__ alone when it is given batches
         batch_sampler=[batch.tolist() for batch in batches],
         collate_fn=_unchanged,  # type: ignore[arg-type]  # a batch is collated already
         num_workers=workers,
         pin_memory=pinned,
         generator=torch.Generator(),  # else the loader draws a base seed from the global one, moving every dropout
     )
-    return iter(loader)
+    return map(_batch, loader)
 
 
-def _unchanged(batch: Batch) -> Batch:
-    return batch
+@dataclass(frozen=True)
+class _Told:
+    """Examples for a loader's process: an ``HftlError`` leaves it as a value.
+
+    One that is raised there the loader raises again with a traceback for its message, and what it was raised with lost.
+    """
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch | HftlError:
+        try:
+            return self.examples.__getitems__(indices)
+        except HftlError as error:
+            return error
+
+
+def _batch(told: Batch | HftlError) -> Batch:
+    if isinstance(told, HftlError):
+        raise told
+    return told
+
+
+def _unchanged(told: Batch | HftlError) -> Batch | HftlError:
+    return told
 
 
 def _cut(order: Indices, size: int) -> list[Indices]:

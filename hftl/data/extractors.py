@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 LEAST = 0.05
 """Seconds that are left of a wave at least where its silence is masked: a frame of a model takes some 0.03."""
+LEVEL = 0.05
+"""Of the noise that tells whether loudness counts: as recordings have it, where the least sounds are still heard."""
+UNHEARD = 0.01
+"""A mean change of the input by less than this part of its standard deviation counts as none."""
 
 
 def load(model: str, trust_remote_code: bool) -> Any:
@@ -97,3 +101,23 @@ def _sounding(wave: Wave, least: int) -> Wave:
         return wave
     first = max(0, min(int(sounding[0]), len(wave) - least))
     return wave[first : max(int(sounding[-1]) + 1, first + least)]
+
+
+def undoes_gain(extractor: Any, samples: int, front_end: Callable[[torch.Tensor], torch.Tensor] | None = None) -> bool:
+    """Whether a model is given the same of a window twice as loud, for each is normalised; found by trying.
+
+    Of a window that no silence of zeros is in: beside it a spectrogram's normalisation leaves some of the difference.
+
+    Args:
+        extractor: the model's.
+        samples: of a window.
+        front_end: what the model makes of the extractor's values first, where it has one: tensors of shape (rows, …).
+    """
+    import torch
+
+    swelling = np.abs(np.sin(np.linspace(0, 10, samples))) * np.random.default_rng(0).normal(size=samples)
+    wave = (LEVEL * swelling).astype(np.float32)
+    values = batch(extractor, [wave, 2 * wave])[extractor.model_input_names[0]]
+    with torch.no_grad():
+        plain, louder = values if front_end is None else front_end(values)
+    return bool((louder - plain).abs().mean() < UNHEARD * plain.std())

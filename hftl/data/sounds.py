@@ -36,8 +36,13 @@ SOUND_EXTENSIONS = frozenset(
 
 BLOCK = 2**16
 """Samples of each channel that are decoded at a time where all are looked at."""
-OPUS_PREROLL = 2.0
-"""Seconds decoded before a part of an Opus file: only after these are the samples those of the whole file."""
+PREROLL = 2.0
+"""Seconds decoded before a part of an Opus or MP3 file: only after these are the samples those of the whole file.
+
+A frame of MP3 may have bits in up to 255 bytes before it (511 from 32 kHz on), which at the lowest rates hold 2 s.
+"""
+PREROLLED = frozenset({"OPUS", "MPEG_LAYER_III"})
+"""What libsndfile calls the two."""
 LARGEST_PAGE = 27 + 255 + 255 * 255
 """Bytes of a page of Ogg at most: its header, the lengths of its segments, and these."""
 LARGEST_KERNEL = 2**24
@@ -90,24 +95,22 @@ def read_sound(value: SoundValue, rate: int, start: float = 0.0, seconds: float 
             f"rate={rate}, start={start}, seconds={seconds}: rate and seconds must be above 0, start not below"
         )
     with _named(value), _opened(value) as sound:
-        common = math.gcd(sound.rate, rate)
-        old, new = sound.rate // common, rate // common
-        # Rounded down (but for the error of the floats): rounded up, a part could have a sample less than it must.
-        first = math.floor(start * rate + 1e-6)
-        last = total = -(-sound.frames * new // old)
+        resampling = _Resampling(sound, rate)
+        first, last = first_sample(start, rate), resampling.total
         if seconds is not None:
-            last = min(first + round(seconds * rate), total)
-        if first >= total:
+            last = min(first + round(seconds * rate), last)
+        if first >= resampling.total:
             raise ValueError(f"ends at {sound.frames / sound.rate:.6g} s, before its part at {start:.6g} s")
-        # In each step the filter takes `old` samples to `new` ones, and sees `reach` more on either side.
-        reach = _resampler(old, new).width if old != new else 0
-        steps = max(0, first // new - math.ceil(reach / old)), (last - 1) // new + 1
-        wave = _finite(sound.read(steps[0] * old, min(steps[1] * old + reach, sound.frames)))
-    if old != new:
-        # The zeros that the filter would put there itself; of long waves without them it may drop a last sample.
-        wave = np.pad(wave, (0, (steps[1] - steps[0]) * old + reach - len(wave)))
-        wave = _resampler(old, new)(torch.from_numpy(wave)).numpy()
-    return wave[first - steps[0] * new : last - steps[0] * new]
+        wave = _finite(sound.read(*resampling.seen(first, last)))
+    return resampling.part(wave, first, last)
+
+
+def first_sample(start: float, rate: int) -> int:
+    """Which sample at ``rate`` Hz a part from ``start`` (in seconds) on begins with.
+
+    Rounded down, but for the error of the floats: rounded up, a part could have a sample less than it must.
+    """
+    return math.floor(start * rate + 1e-6)
 
 
 def stream(value: SoundValue, rate: int, samples: int) -> Iterator[Wave]:
@@ -124,22 +127,15 @@ def stream(value: SoundValue, rate: int, samples: int) -> Iterator[Wave]:
         HftlError: it cannot be read, or not from some second on; the file and the second are named.
     """
     with _named(value), _opened(value, whole=False) as sound:
-        common = math.gcd(sound.rate, rate)
-        old, new = sound.rate // common, rate // common
-        # As in ``read_sound``: a piece is resampled with what the filter sees on either side.
-        reach = _resampler(old, new).width if old != new else 0
-        early, steps, total = math.ceil(reach / old), -(-sound.frames // old), -(-sound.frames * new // old)
-        size, first, wave = max(1, samples // new), 0, np.empty(0, np.float32)  # wave: what is needed from first on
-        for step in range(0, steps, size):
-            begin, end = max(0, step - early), min(step + size, steps)
-            there, wanted = first + len(wave), min(end * old + reach, sound.frames)
-            wave = np.concatenate([wave[begin * old - first :], *_read(sound, there, wanted)])
-            first = begin * old
-            piece = wave[: end * old + reach - first]
-            if old != new:
-                piece = np.pad(piece, (0, end * old + reach - first - len(piece)))
-                piece = _resampler(old, new)(torch.from_numpy(piece)).numpy()
-            yield piece[(step - begin) * new : min(end * new, total) - begin * new]
+        resampling = _Resampling(sound, rate)
+        size = max(1, samples // resampling.new) * resampling.new
+        held, begin = np.empty(0, np.float32), 0  # held: what is needed of the sound, from begin on
+        for first in range(0, resampling.total, size):
+            last = min(first + size, resampling.total)
+            start, stop = resampling.seen(first, last)
+            held = np.concatenate([held[start - begin :], *_read(sound, begin + len(held), stop)])
+            begin = start
+            yield resampling.part(held, first, last)
 
 
 def _read(sound: _InMemory | _Encoded, start: int, stop: int) -> Iterator[Wave]:
@@ -233,7 +229,9 @@ class _Encoded:
     def __init__(self, file: Any, cut_off: str | None) -> None:
         self.cut_off = cut_off
         self.file, self.rate, self.frames = file, int(file.samplerate), _some(int(file.frames))
-        self.preroll = round(OPUS_PREROLL * self.rate) if file.subtype == "OPUS" else 0
+        self.preroll = round(PREROLL * self.rate) if file.subtype in PREROLLED else 0
+        # Else soundfile seeks after whatever it reads, to where it is already; of MP3, decoding then begins anew.
+        file.seekable = lambda: False
         for found in CLAIMS.finditer(file.extra_info):
             claimed, there = (int(found[name] or found[f"{name}_"]) for name in ("claimed", "there"))
             if there < claimed < UNKNOWN_LENGTH:
@@ -250,6 +248,38 @@ class _Encoded:
             ends, claims = (start + len(samples)) / self.rate, self.frames / self.rate
             raise ValueError(f"damaged or cut off: decodes to {ends:.6g} s of the {claims:.6g} s in its header")
         return np.asarray(samples.mean(axis=1), dtype=np.float32)
+
+
+class _Resampling:
+    """A sound at another rate, part by part: as it would be of the whole.
+
+    In each step the filter takes ``old`` samples to ``new`` ones, and sees ``reach`` more on either side. ``total`` is
+    how many samples all of it becomes. Raises ValueError where the filter would be too large.
+    """
+
+    def __init__(self, sound: _InMemory | _Encoded, rate: int) -> None:
+        common = math.gcd(sound.rate, rate)
+        self.old, self.new, self.frames = sound.rate // common, rate // common, sound.frames
+        self.reach = _resampler(self.old, self.new).width if self.old != self.new else 0
+        self.total = -(-self.frames * self.new // self.old)
+
+    def seen(self, first: int, last: int) -> tuple[int, int]:
+        """From which sample of the sound to before which counts for the new ones from ``first`` to before ``last``."""
+        begin, end = self._steps(first, last)
+        return begin * self.old, min(end * self.old + self.reach, self.frames)
+
+    def part(self, wave: Wave, first: int, last: int) -> Wave:
+        """The new samples from ``first`` to before ``last``, shape (last - first,), of a wave of those ``seen``."""
+        begin, end = self._steps(first, last)
+        if self.old != self.new:
+            # The zeros that the filter would put there itself; of long waves without them it may drop a last sample.
+            wave = np.pad(wave, (0, (end - begin) * self.old + self.reach - len(wave)))
+            wave = _resampler(self.old, self.new)(torch.from_numpy(wave)).numpy()
+        return wave[first - begin * self.new : last - begin * self.new]
+
+    def _steps(self, first: int, last: int) -> tuple[int, int]:
+        """The steps to take for these new samples: the filter sees what comes before them, too."""
+        return max(0, first // self.new - math.ceil(self.reach / self.old)), (last - 1) // self.new + 1
 
 
 @contextmanager

@@ -78,8 +78,7 @@ class Soundscape:
     def _windows(self) -> Iterator[Wave]:
         """The windows in order, each of shape (samples,); silence follows one that the recording does not fill."""
         samples = round(self.window * self.rate)
-        # As in ``read_sound``, whose windows these are.
-        firsts = np.floor(self.starts * self.rate + 1e-6).astype(np.int64)
+        firsts = [sounds.first_sample(start, self.rate) for start in self.starts]
         held, begin, number = np.empty(0, np.float32), 0, 0  # held: what windows to come need, from begin on
         for piece in sounds.stream(self.value, self.rate, PIECE):
             if self.overview is not None:

@@ -45,7 +45,7 @@ class AudioExamples:
     task: AudioClassification
     augment: bool
     noises: tuple[dict[str, Any], ...] = ()
-    """Recordings to lay under views: ``audio`` and ``seconds``."""
+    """Recordings to lay under views. See ``Noises``."""
     seed: tuple[int, ...] = ()
     lengths: None = None
     frequencies: Frequencies | None = None
@@ -70,7 +70,8 @@ class AudioExamples:
         from hftl.data.digests import table_digest
 
         task = self.task
-        options = (task.augment, task.gain, task.shift, task.noise, task.noise_decibels, task.mixup)
+        noises = [noise["digest"] for noise in self.noises]
+        options = (task.augment, task.gain, task.shift, noises, task.noise_decibels, task.mixup)
         return table_digest(
             self.dataset,
             [name for name in ("digest", "label", "soft") if name in self.dataset.column_names],
@@ -79,7 +80,7 @@ class AudioExamples:
             type(self.processor).__name__,
             self.processor.to_json_string(),
             (task.seconds, task.overlap),
-            (options, [*self.noises], self.seed) if self.augment else None,
+            (options, self.seed) if self.augment else None,
         )
 
     def at(self, seed: Sequence[int]) -> AudioExamples:

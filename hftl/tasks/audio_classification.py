@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hftl.data.clips import Clips
+    from hftl.data.noises import Noises
     from hftl.data.splits import BadRow, Splits
     from hftl.heads import Loaded
 
@@ -126,11 +127,13 @@ class AudioClassification(Classification):
     """Random views while blocks train: windows from anywhere in the recording, and the options below. Head-only phases
     hear plain windows, unless --store.views asks for more than one view."""
     gain: float = 0.0
-    """Louder or quieter by at most so many decibels at random; 6 is usual."""
+    """Louder or quieter by at most so many decibels at random; 6 is usual. Next to nothing where the model normalises
+    each window (mel.normalisation row; wav2vec2), but with mixup: how loud the two are beside each other."""
     shift: float = 0.0
     """Sooner or later by at most this part of the window at random, silence moving in; 0.1 is usual."""
     noise: str | None = None
-    """A folder of recordings to lay under half of the views, such as wind and traffic."""
+    """A folder of recordings to lay under half of the views, such as wind and traffic. Those that cannot be used are
+    left out."""
     noise_decibels: tuple[float, float] = (3.0, 30.0)
     """How much louder than such noise the view is, in decibels (signal-to-noise ratio), between these two."""
     mixup: float = 0.0
@@ -207,7 +210,7 @@ class AudioClassification(Classification):
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
         """The windows of the recordings. See ``Task``."""
-        clips, notes = self._clips(dataset), []
+        clips, noises, notes = self._clips(dataset), self._noises(augment), []
         if len(clips) > len(dataset):
             notes.append(f"{len(dataset):,} recordings in {len(clips):,} windows of {self.seconds:g} s")
         return AudioExamples(
@@ -216,16 +219,15 @@ class AudioClassification(Classification):
             processor=processor,
             task=self,
             augment=augment,
-            noises=self._noises() if augment else (),
-            notes=tuple(notes),
+            noises=noises.recordings,
+            notes=(*notes, *noises.notes),
             frequencies=self.frequencies(dataset),
         )
 
-    def _noises(self) -> tuple[dict[str, Any], ...]:
-        from hftl.data import calls, sounds
+    def _noises(self, augment: bool) -> Noises:
+        from hftl.data import noises
 
-        files = [] if self.noise is None else calls.sound_files(self.noise, "--task.noise")
-        return tuple({"audio": file, "seconds": sounds.duration(file)} for file in files)
+        return noises.read(self.noise, "--task.noise") if augment and self.noise is not None else noises.Noises()
 
     def _clips(self, dataset: Dataset) -> Clips:
         from hftl.data import clips
@@ -274,14 +276,29 @@ class AudioClassification(Classification):
             _, own_front_end = spectrogram.settings_of(model)
         _check_size(found[0], model)
         loaded = heads.with_head(*found, model, keep_head, head_dropout)
-        return replace(loaded, converted=True, far=not own_front_end)
+        return self._suited(replace(loaded, converted=True, far=not own_front_end), processor)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms
 
         assert self.seconds is not None, "resolved by now"
-        changed = _waveforms.suited(loaded.model, round(self.seconds * int(processor.sampling_rate)), processor)
-        return replace(loaded, notes=(*loaded.notes, *changed))
+        samples = round(self.seconds * int(processor.sampling_rate))
+        changed = _waveforms.suited(loaded.model, samples, processor)
+        return replace(loaded, notes=(*loaded.notes, *changed, *self._unheard_gain(loaded.model, processor, samples)))
+
+    def _unheard_gain(self, model: Any, processor: Any, samples: int) -> list[str]:
+        """A note where views are to be louder or quieter, and the model normalises that away."""
+        from hftl.data import extractors
+
+        own = model.front_end.eval() if model.config.model_type == "spectrogram_cnn" else None
+        if not self.gain or not extractors.undoes_gain(processor, samples, own):
+            return []
+        left = (
+            "with mixup it is how loud the two are beside each other, and little else"
+            if self.mixup
+            else "it changes next to nothing; leave --task.gain out"
+        )
+        return [f"gain {self.gain:g}: each window is normalised before the model hears it, so {left}"]
 
     def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:
         """Whether it is a classifier of images, to be put behind a spectrogram.

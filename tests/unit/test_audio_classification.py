@@ -240,6 +240,31 @@ def test_a_window_that_the_feature_extractor_would_cut_gets_one_line(
 # -- waveform models -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("family", "options", "said"),
+    [
+        ("mel-resnet", {}, "next to nothing"),
+        ("mel-resnet", {"mixup": 0.2}, "with mixup"),
+        ("mel-resnet", {"gain": 0.0}, ""),
+        ("mel-resnet", {"mel": Mel(**SMALL_MEL, normalisation="none")}, ""),
+        ("mel-mobilenet_v1", {}, ""),
+        ("wav2vec2", {}, "next to nothing"),
+        ("whisper", {}, ""),
+        ("ast", {}, ""),
+    ],
+)
+def test_gain_that_the_model_does_not_hear_is_spoken_of(
+    family: str, options: dict[str, Any], said: str, tiny_model: TinyModel, calls: Path
+) -> None:
+    task = dataclasses.replace(task_of(family, calls), **{"seconds": 0.3, "gain": 6.0, **options})
+    model = str(tiny_model(family))
+    processor = task.load_processor(model, False)
+    notes = task.load_model(model, ["owl", "tit"], processor, False, 0.0, False).notes
+    told = [note for note in notes if note.startswith("gain")]
+    assert len(told) == bool(said)
+    assert said in "".join(told)
+
+
 def test_what_was_changed_for_short_windows_is_noted(ended: Callable[[str], Ran]) -> None:
     (started,) = (record for record in ended("wav2vec2").records if isinstance(record, RunStarted))
     assert [note.split(":")[0] for note in started.notes if "mask" in note or "layerdrop" in note] == [

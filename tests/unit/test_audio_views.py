@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick_runs import quick
 from sound_files import noise, soundfile
 from zoo import SOUND_RATE
 
+from hftl import Phase
 from hftl.data import extractors, overviews
 from hftl.data.batches import Batch
+from hftl.prepare import prepare
+from hftl.recipe import Store
+from hftl.runtime import Runtime
 from hftl.spectrogram import LogMel, SpectrogramConfig
 from hftl.tasks import AudioClassification
 
@@ -87,10 +94,63 @@ def test_no_column_of_a_short_overview_is_empty(seconds: float) -> None:
 
 
 def test_other_noise_in_the_same_folder_gives_other_features(calls: Path, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", noise(SOUND_RATE, 0.5), SOUND_RATE)
-    before = training(calls, noise=str(tmp_path)).digest
-    soundfile.write(tmp_path / "a.wav", noise(SOUND_RATE, 0.6), SOUND_RATE)
-    assert training(calls, noise=str(tmp_path)).digest != before
+    """And the same in another one does not."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    soundfile.write(here / "a.wav", noise(SOUND_RATE, 0.5), SOUND_RATE)
+    before = training(calls, noise=str(here)).digest
+    shutil.copytree(here, there)
+    soundfile.write(here / "a.wav", noise(SOUND_RATE, 0.5, seed=1), SOUND_RATE)
+    assert training(calls, noise=str(here)).digest != before
+    assert training(calls, noise=str(there)).digest == before
+
+
+def test_noise_that_cannot_be_used_is_left_out_and_named(calls: Path, tmp_path: Path, one_line_error: Any) -> None:
+    (tmp_path / "more").mkdir()
+    soundfile.write(tmp_path / "good.wav", noise(SOUND_RATE, 0.5), SOUND_RATE)
+    alone = training(calls, noise=str(tmp_path)).at((0,))
+    whole = (tmp_path / "good.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:-200])
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    soundfile.write(tmp_path / "more" / "silent.wav", np.zeros(SOUND_RATE), SOUND_RATE)
+    examples = training(calls, noise=str(tmp_path)).at((0,))
+    (note,) = examples.notes
+    words = ("--task.noise", "3 of 4", "cut.wav (cut off", "nowhere.wav (no such file)", "more/silent.wav (silent")
+    assert [word for word in words if word not in note] == []
+    assert examples.digest == alone.digest
+    waves, expected = (each.__getitems__(range(18)).inputs["input_values"] for each in (examples, alone))
+    assert torch.equal(waves, expected)
+    assert training(calls, views=False, noise=str(tmp_path)).notes == ()
+    (tmp_path / "good.wav").unlink()
+    with one_line_error(f"--task.noise {tmp_path}", "none of its recordings", "cut.wav: cut off"):
+        training(calls, noise=str(tmp_path))
+
+
+def test_noise_that_cannot_be_used_is_told_before_training(
+    calls: Path, tiny_model: Callable[[str], Path], tmp_path: Path, one_line_error: Any
+) -> None:
+    """Where it is wanted; and nothing is written before."""
+    noises = tmp_path / "noises"
+    noises.mkdir()
+    soundfile.write(noises / "good.wav", noise(SOUND_RATE, 0.5), SOUND_RATE)
+    (noises / "bad.wav").write_bytes(b"no sound")
+    task = AudioClassification(str(calls), seconds=0.3, noise=str(noises))
+
+    def told(**settings: Any) -> list[str]:
+        recipe = quick(task, tiny_model("wav2vec2"), tmp_path / "run", **settings)
+        started = prepare(recipe, Runtime("fp32")).run_started(tmp_path / "run", Runtime("fp32"))
+        return [note for note in started.notes if "noise" in note]
+
+    head, deep = Phase("head", 1), Phase("all", 1)
+    assert told(phases=(head,)) == []
+    for settings in ({"phases": (head, deep)}, {"phases": (head,), "store": Store(views=2)}):
+        (note,) = told(**settings)
+        assert note.startswith("train: --task.noise")
+        assert "1 of 2 left out: bad.wav (" in note
+    (noises / "good.wav").unlink()
+    with one_line_error("--task.noise", "bad.wav"):
+        told(phases=(head, deep))
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_random_where_nothing_is_asked_for(calls: Path) -> None:
@@ -157,6 +217,9 @@ def test_a_folder_without_noise_gets_one_line(calls: Path, tmp_path: Path, one_l
 
 def test_noise_is_looked_up_once(calls: Path, noises: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = training(calls, noise=str(noises))
+    monkeypatch.setattr("hftl.data.noises.checks.examine", lambda *_: pytest.fail("decoded again"))
+    assert training(calls, noise=str(noises), views=False).noises == ()
+    assert training(calls, noise=str(noises)).noises == examples.noises
     monkeypatch.setattr("hftl.data.calls.sound_files", lambda *_: pytest.fail("again"))
     for epoch in range(3):
         examples.at((epoch,)).__getitems__(range(4))

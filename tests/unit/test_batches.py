@@ -13,6 +13,7 @@ from hftl.data.batches import (
     load,
     micro_batches,
 )
+from hftl.errors import HftlError
 
 
 class Rows:
@@ -102,6 +103,23 @@ def test_pieces_of_a_step():
     assert as_lists(micro_batches(step, 3)) == [[10, 11, 12], [13, 14], [15, 16]]
     assert as_lists(micro_batches(step, 2, rank=1, world_size=2)) == [[14, 15], [16]]
     assert as_lists(micro_batches(step[:2], 3)) == [[10], [11]]  # none is empty
+
+
+class Damaged(Rows):
+    """Examples of which one cannot be read."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        if 3 in indices:
+            raise HftlError("3.wav: cut off; replace or remove it")
+        return super().__getitems__(indices)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_a_row_is_said_in_its_own_words(workers):
+    batches = load(Damaged(6), [np.array([0, 1]), np.array([2, 3])], workers)
+    assert next(batches).rows.tolist() == [0, 1]
+    with pytest.raises(HftlError, match=r"^3\.wav: cut off; replace or remove it$"):
+        next(batches)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
