@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -142,6 +142,8 @@ class AudioClassification(Classification):
         if self.seconds is not None and not 0.01 <= self.seconds <= 3600:
             raise HftlError(f"seconds: {self.seconds} is out of range; it must be between 0.01 and 3600")
         low, high = self.noise_decibels
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise HftlError(f"noise_decibels: {low} and {high} are out of range; use numbers")
         if low > high:
             raise HftlError(f"noise_decibels: {low} is more than {high}; give the lower one first")
         for name, value, most in (
@@ -183,12 +185,18 @@ class AudioClassification(Classification):
         return extractors.plain(config.sampling_rate, config.window_seconds if own else None)
 
     def resolved(self, splits: Splits, processor: Any) -> Self:
-        """See ``Task``: how long a window is."""
+        """See ``Task``: how long a window is. That the noise can be heard is better seen now than in a later phase."""
         from hftl.data import extractors
 
+        self._check_noise()
+        longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
+        if self.seconds is not None and self.seconds > max(60, 10 * longest):
+            raise HftlError(
+                f"seconds: {self.seconds:g}, and the longest recording lasts {longest:.3g} s: windows would be silence "
+                f"for the most part; use about {math.ceil(longest)}"
+            )
         if self.seconds is not None:
             return self
-        longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
         return replace(self, seconds=extractors.seconds_of(processor) or min(LONGEST, math.ceil(100 * longest) / 100))
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
@@ -207,6 +215,21 @@ class AudioClassification(Classification):
             notes=tuple(notes),
             frequencies=None if frequencies is None else frequencies[clips.recording],
         )
+
+    def _check_noise(self) -> None:
+        """That there is noise, if it is asked for, and that all of it can be heard."""
+        import numpy as np
+        from datasets import Dataset
+
+        from hftl.data import calls, checks
+
+        if self.noise is None:
+            return
+        files = calls.sound_files(self.noise, "--task.noise")
+        bad, _ = checks.examine(Dataset.from_dict({"audio": files}), "audio", np.arange(len(files)), "noise", "audio")
+        if bad:
+            more = f" (and {len(bad) - 1:,} more like it)" if len(bad) > 1 else ""
+            raise HftlError(f"--task.noise {self.noise}: {bad[0].name}: {bad[0].reason}{more}; replace or remove it")
 
     def _noises(self) -> tuple[dict[str, Any], ...]:
         from hftl.data import calls, sounds
@@ -248,14 +271,27 @@ class AudioClassification(Classification):
         from hftl import heads, spectrogram
 
         if not self._is_image_model(model, trust_remote_code):
-            return super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+            loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+            said = ", ".join(self.mel.said())
+            unused = [f"mel: {said} is not used, for the model has a front end of its own"] if said else []
+            return replace(loaded, notes=(*loaded.notes, *unused))
         names = dict(enumerate(labels))
         with _one_line(model), quiet_transformers():
             found = spectrogram.from_image_checkpoint(
                 model, id2label=names, window_seconds=self.seconds, **self.mel.said()
             )
         _check_size(found[0], model)
-        return replace(heads.with_head(*found, model, keep_head, head_dropout), converted=True)
+        self._check_masks(found[0].config)
+        loaded = heads.with_head(*found, model, keep_head, head_dropout)
+        return replace(loaded, converted=True, notes=(*loaded.notes, *_empty_bands(found[0])))
+
+    def _check_masks(self, config: Any) -> None:
+        frames = 1 + (config.window_samples - config.win_length) // config.hop_length
+        if config.time_mask_width > frames:
+            raise HftlError(
+                f"mel.time_mask_width: {config.time_mask_width} is more than the {frames} frames of a window of "
+                f"{self.seconds:g} s; use fewer"
+            )
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms
@@ -345,18 +381,31 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import columns, sounds, sources
+        from datasets import Dataset
 
-        if not isinstance(item, str | Path):
+        from hftl.data import sounds, sources
+
+        if item is None or isinstance(item, bytes | Mapping):
             return [item]
+        if isinstance(item, Dataset):
+            return self._recordings_of(item)
+        if not isinstance(item, str | Path):
+            raise HftlError(
+                f"a {type(item).__name__} is no recording; hand in a file, a folder, a table, bytes, or "
+                "{'array': samples, 'sampling_rate': rate}"
+            )
         path = Path(item).expanduser()
         if path.is_dir():
             return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in sounds.SOUND_EXTENSIONS)
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
-            table = sources.load(str(path), kind="audio").splits["train"]
-            column = columns.find_column(table, "audio", self.audio_column, ())
-            return [*columns.undecoded(table.with_format(None), column, "audio")[column]]
+            return self._recordings_of(sources.load(str(path), kind="audio").splits["train"])
         return [str(path)]
+
+    def _recordings_of(self, table: Dataset) -> list[Any]:
+        from hftl.data import columns
+
+        column = columns.find_column(table, "audio", self.audio_column, ())
+        return [*columns.undecoded(table.with_format(None), column, "audio")[column]]
 
 
 @contextlib.contextmanager
@@ -385,3 +434,11 @@ def _check_size(model: Any, source: str) -> None:
                 f"--model {source}: it takes no spectrogram of {image.shape[2]} x {image.shape[3]} "
                 f"({one_line(error, 100)}); give --task.mel.image-size {height} {width}"
             ) from None
+
+
+def _empty_bands(model: Any) -> list[str]:
+    """A note where bands are narrower than the frequencies that the Fourier transform tells apart."""
+    bank = model.front_end.filterbank
+    empty = int((bank == 0).all(dim=1).sum())
+    note = f"mel: {empty:,} of {len(bank):,} bands have no frequency in them; lower n_mels or raise n_fft"
+    return [note] if empty else []
