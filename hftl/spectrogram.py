@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ class SpectrogramConfig(transformers.PretrainedConfig):  # type: ignore[misc]  #
         if self.image_size is not None:
             self.image_size = [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
         super().__post_init__(**kwargs)
+        if self.id2label is not None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
         self._check()
 
     @property
@@ -104,8 +107,12 @@ class SpectrogramConfig(transformers.PretrainedConfig):  # type: ignore[misc]  #
         """How many samples ``window_seconds`` are."""
         return round(self.window_seconds * self.sampling_rate)
 
+    @property
+    def highest(self) -> float:
+        """``f_max``, or what stands for it."""
+        return self.sampling_rate / 2 if self.f_max is None else self.f_max
+
     def _check(self) -> None:
-        highest = self.sampling_rate / 2
         for setting, choices in (
             ("num_channels", (1, 3)),
             ("power", (1, 2)),
@@ -114,19 +121,37 @@ class SpectrogramConfig(transformers.PretrainedConfig):  # type: ignore[misc]  #
         ):
             if (value := getattr(self, setting)) not in choices:
                 raise ValueError(f"{setting}: {value!r} is none of {', '.join(map(str, choices))}")
+        counts = {"sampling_rate": self.sampling_rate, "n_mels": self.n_mels}
+        if isinstance(self.image_size, list):
+            counts["image_size"] = min(self.image_size)
+        for setting, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{setting}: {count} is too few; use at least 1")
         if not 0 < self.win_length <= self.n_fft:
             raise ValueError(f"win_length: {self.win_length} does not fit into n_fft, {self.n_fft}; raise n_fft")
         if self.hop_length < 1:
             raise ValueError(f"hop_length: {self.hop_length} is no step; use at least 1 sample")
-        if not 0 <= self.f_min < (self.f_max or highest) <= highest:
+        if not 0 <= self.f_min < self.highest <= self.sampling_rate / 2:
             raise ValueError(
-                f"f_min, f_max: {self.f_min} to {self.f_max or highest} Hz is no range within the {highest} Hz "
+                f"f_min, f_max: {self.f_min} to {self.highest} Hz is no range within the {self.sampling_rate / 2} Hz "
                 f"that {self.sampling_rate} samples a second hold"
             )
-        if self.log == "offset" and self.log_offset <= 0:
+        if self.log == "offset" and not 0 < self.log_offset < math.inf:
             raise ValueError(f"log_offset: {self.log_offset} gives no logarithm of silence; use a small number above 0")
-        if self.normalisation == "fixed" and self.std <= 0:
-            raise ValueError(f"std: {self.std} is no standard deviation; use a number above 0")
+        if self.normalisation == "fixed" and not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise ValueError(
+                f"mean, std: {self.mean} and {self.std} are no mean and standard deviation; use numbers, std above 0"
+            )
+        if self.normalisation != "fixed" and (self.mean, self.std) != (0, 1):
+            raise ValueError(f"mean, std: normalisation {self.normalisation!r} has no use for them; make it 'fixed'")
+        for setting in ("time_mask", "freq_mask"):
+            masks, width = getattr(self, f"{setting}s"), getattr(self, f"{setting}_width")
+            if min(masks, width) < 0 or (masks > 0) != (width > 0):
+                raise ValueError(
+                    f"{setting}s, {setting}_width: {masks} masks of at most {width} mask nothing; use numbers above 0"
+                )
+        if self.freq_mask_width > self.n_mels:
+            raise ValueError(f"freq_mask_width: {self.freq_mask_width} is more than the {self.n_mels} bands; use fewer")
         if self.window_samples < self.win_length:
             raise ValueError(
                 f"window_seconds: {self.window_seconds} is shorter than one frame of {self.win_length} samples"
@@ -161,7 +186,7 @@ class LogMel(nn.Module):
             bank = audio.melscale_fbanks(
                 self.filterbank.shape[1],
                 config.f_min,
-                config.f_max or config.sampling_rate / 2,
+                config.highest,
                 config.n_mels,
                 config.sampling_rate,
             )

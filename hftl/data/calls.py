@@ -83,7 +83,7 @@ class Calls:
             secondary = self.find_secondary(rows["train"], label_column)
         except HftlError as error:
             raise HftlError(f"train: {error}") from None
-        if not (secondary or self.background or self.sets):
+        if not (secondary or self.background is not None or self.sets):
             return {split: (rows[split], labels[split]) for split in rows}
         sets = {split: each.as_sets() for split, each in labels.items()}
         if secondary:
@@ -94,9 +94,15 @@ class Calls:
         notes.append(f"background: {len(files):,} recordings are rows without any label")
         # Of a folder of class folders the background may be one, and so be among the rows already.
         there = {split: _real_paths(data, column) for split, data in rows.items()}
+        inside = {split: np.isin(there[split], files) for split in rows}
+        if inside["train"].all():
+            raise HftlError(
+                f"--task.background {self.background}: all rows of train are in it, and would have no label; name "
+                "the folder of recordings without calls"
+            )
         shares = shared_out(sorted(set(files).difference(*there.values())), rows, seed)
         return {
-            split: add_rows(data, column, sets[split].emptied(np.isin(there[split], files)), shares.get(split, []))
+            split: add_rows(data, column, sets[split].emptied(inside[split]), shares.get(split, []))
             for split, data in rows.items()
         }
 
@@ -185,6 +191,8 @@ def sound_files(folder: str, option: str) -> list[str]:
     Raises:
         HftlError: there is none; the ``option`` that names the folder is named.
     """
+    if not folder.strip():
+        raise HftlError(f"{option}: it is blank; name a folder of recordings, or leave it out")
     files = sorted(map(os.path.realpath, recordings_in(Path(folder).expanduser())))
     if not files:
         raise HftlError(f"{option} {folder}: no sound files in it; name a folder of recordings")

@@ -22,6 +22,8 @@ SPLIT_NAMES = {
 SHARD = re.compile(r"(\d+)-of-(\d+)")
 Reader: TypeAlias = Callable[[list[Path], Kind], Any]
 """What makes a split of the data files that hold it."""
+RECORDINGS = "train_audio"
+"""The folder in which BirdCLEF has its recordings, named in a train.csv."""
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json"})
 
 
@@ -148,6 +150,11 @@ def _split_folders(folders: list[Path], kind: Kind) -> dict[Path, str]:
 
 def _read_classes(folder: Path, classes: list[Path], kind: Kind) -> tuple[Dataset, list[str]]:
     """Rows of class folders, a class after the other, files sorted by their path."""
+    if kind == "audio" and folder / RECORDINGS in classes:
+        raise HftlError(
+            f"{folder}: it has {RECORDINGS}{os.sep} as for BirdCLEF, and no train.csv, which names the recordings; put "
+            f"it there, or name {folder / RECORDINGS}, where each sub-folder is a class"
+        )
     inputs: list[str] = []
     labels: list[str] = []
     others: list[str] = []

@@ -169,7 +169,7 @@ def extent(value: SoundValue) -> tuple[float, str | None]:
         return sound.frames / sound.rate, sound.cut_off
 
 
-def as_stored(value: SoundValue) -> dict[str, Any]:
+def as_stored(value: SoundValue | None) -> dict[str, Any]:
     """The struct {"bytes", "path"} in which ``datasets`` stores sounds; one in memory becomes a WAV of 32-bit floats.
 
     Raises:
@@ -179,6 +179,8 @@ def as_stored(value: SoundValue) -> dict[str, Any]:
         return {"bytes": None, "path": value}
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
+    if value is None:
+        return {"bytes": None, "path": None}
     if value.get("array") is None:
         return {"bytes": value.get("bytes"), "path": value.get("path")}
     soundfile, buffer = _soundfile(), io.BytesIO()
@@ -295,6 +297,9 @@ def _opened(value: SoundValue | None, whole: bool = True) -> Iterator[_InMemory 
         raise ValueError("no sound")
     # A file, not its path, is handed over: of a missing one soundfile says "System error".
     with io.BytesIO(value) if isinstance(value, bytes) else open(value, "rb") as source:
+        if not source.read(1):
+            raise ValueError("empty: no bytes")
+        source.seek(0)
         cut_off = _cut_off_page(source)
         if whole and cut_off:
             raise ValueError(cut_off)

@@ -95,7 +95,7 @@ class Classification(Strict):
     it rare labels are not at a disadvantage (Menon et al. 2021, who use 1)."""
     metrics: tuple[str, ...] = ()
     """Scores to report, the first chooses; none named, accuracy and macro_f1, or with any number of labels a row mAP,
-    micro_f1 and macro_f1. Or the name or path of any other evaluate metric."""
+    micro_f1 and macro_f1 (of recordings roc_auc, too). Or the name or path of any other evaluate metric."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

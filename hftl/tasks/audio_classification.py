@@ -149,6 +149,8 @@ class AudioClassification(Classification):
         if self.seconds is not None and not 0.01 <= self.seconds <= 3600:
             raise HftlError(f"seconds: {self.seconds} is out of range; it must be between 0.01 and 3600")
         low, high = self.noise_decibels
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise HftlError(f"noise_decibels: {low} and {high} are out of range; use numbers")
         if low > high:
             raise HftlError(f"noise_decibels: {low} is more than {high}; give the lower one first")
         for name, value, most in (
@@ -193,20 +195,26 @@ class AudioClassification(Classification):
         """See ``Task``: how long a window is.
 
         Raises:
-            HftlError: it is to be longer than what the feature extractor takes.
+            HftlError: it is to be longer than what the feature extractor takes, or than all recordings by far.
         """
         from hftl.data import extractors
 
-        if self.seconds is not None:
-            most, rate = extractors.most_seconds(processor), int(processor.sampling_rate)
-            if most is not None and round(self.seconds * rate) > round(most * rate):
-                raise HftlError(
-                    f"--task.seconds {self.seconds:g}: the {type(processor).__name__} takes {most:g} s and drops the "
-                    f"rest; give {most:g} or less (longer recordings are heard in several windows)"
-                )
-            return self
         longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
-        return replace(self, seconds=extractors.seconds_of(processor) or min(LONGEST, math.ceil(100 * longest) / 100))
+        if self.seconds is None:
+            made_for = extractors.seconds_of(processor)
+            return replace(self, seconds=made_for or min(LONGEST, math.ceil(100 * longest) / 100))
+        most, rate = extractors.most_seconds(processor), int(processor.sampling_rate)
+        if most is not None and round(self.seconds * rate) > round(most * rate):
+            raise HftlError(
+                f"--task.seconds {self.seconds:g}: the {type(processor).__name__} takes {most:g} s and drops the "
+                f"rest; give {most:g} or less (longer recordings are heard in several windows)"
+            )
+        if self.seconds > max(60, 10 * longest):
+            raise HftlError(
+                f"seconds: {self.seconds:g}, and the longest recording lasts {longest:.3g} s: windows would be silence "
+                f"for the most part; use about {math.ceil(longest)}"
+            )
+        return self
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
         """The windows of the recordings. See ``Task``."""
@@ -267,7 +275,10 @@ class AudioClassification(Classification):
         from hftl import heads, spectrogram
 
         if not self._is_image_model(model, trust_remote_code):
-            return super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+            loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
+            said = ", ".join(self.mel.said())
+            unused = [f"mel: {said} is not used, for the model has a front end of its own"] if said else []
+            return replace(loaded, notes=(*loaded.notes, *unused))
         names = dict(enumerate(labels))
         with _one_line(model), quiet_transformers():
             found = spectrogram.from_image_checkpoint(
@@ -275,8 +286,18 @@ class AudioClassification(Classification):
             )
             _, own_front_end = spectrogram.settings_of(model)
         _check_size(found[0], model)
+        self._check_masks(found[0].config)
         loaded = heads.with_head(*found, model, keep_head, head_dropout)
-        return self._suited(replace(loaded, converted=True, far=not own_front_end), processor)
+        notes = (*loaded.notes, *_empty_bands(found[0]))
+        return self._suited(replace(loaded, converted=True, far=not own_front_end, notes=notes), processor)
+
+    def _check_masks(self, config: Any) -> None:
+        frames = 1 + (config.window_samples - config.win_length) // config.hop_length
+        if config.time_mask_width > frames:
+            raise HftlError(
+                f"mel.time_mask_width: {config.time_mask_width} is more than the {frames} frames of a window of "
+                f"{self.seconds:g} s; use fewer"
+            )
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms
@@ -405,25 +426,33 @@ class AudioClassification(Classification):
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
 
     def _recordings(self, item: Any) -> list[Any]:
-        from hftl.data import calls, columns, segments, sources
+        from datasets import Dataset
 
-        if isinstance(item, bytes | Mapping):
+        from hftl.data import calls, sources
+
+        if item is None or isinstance(item, bytes | Mapping):
             return [item]
+        if isinstance(item, Dataset):
+            return self._recordings_of(item, "the table")
         if not isinstance(item, str | Path):
             raise HftlError(
-                f"{type(item).__name__}: not a recording; give a path, the bytes of a file, or an array of floats with "
-                "its rate as {'array': …, 'sampling_rate': …}"
+                f"a {type(item).__name__} is no recording; hand in a file, a folder, a table, bytes, or "
+                "{'array': samples, 'sampling_rate': rate}"
             )
         path = Path(item).expanduser()
         if path.is_dir():
             return sorted(map(str, calls.recordings_in(path)))
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
-            table = sources.load(str(path), kind="audio").splits["train"]
-            column = columns.find_column(table, "audio", self.audio_column, ())
-            table = columns.undecoded(table.with_format(None), column, "audio")
-            segments.check_whole({str(path): table}, column)
-            return [*table[column]]
+            return self._recordings_of(sources.load(str(path), kind="audio").splits["train"], str(path))
         return [str(path)]
+
+    def _recordings_of(self, table: Dataset, name: str) -> list[Any]:
+        from hftl.data import columns, segments
+
+        column = columns.find_column(table, "audio", self.audio_column, ())
+        table = columns.undecoded(table.with_format(None), column, "audio")
+        segments.check_whole({name: table}, column)
+        return [*table[column]]
 
 
 @contextlib.contextmanager
@@ -452,3 +481,11 @@ def _check_size(model: Any, source: str) -> None:
                 f"--model {source}: it takes no spectrogram of {image.shape[2]} x {image.shape[3]} "
                 f"({one_line(error, 100)}); give --task.mel.image-size {height} {width}"
             ) from None
+
+
+def _empty_bands(model: Any) -> list[str]:
+    """A note where bands are narrower than the frequencies that the Fourier transform tells apart."""
+    bank = model.front_end.filterbank
+    empty = int((bank == 0).all(dim=1).sum())
+    note = f"mel: {empty:,} of {len(bank):,} bands have no frequency in them; lower n_mels or raise n_fft"
+    return [note] if empty else []

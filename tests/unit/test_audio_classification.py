@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from datasets import Audio, Dataset
 from quick_runs import quick
 from sound_files import noise, soundfile, torchaudio
 from stored_runs import Ran, assert_close
@@ -227,7 +228,7 @@ def test_a_window_that_the_feature_extractor_would_cut_gets_one_line(
 ) -> None:
     task = task_of(family, calls, seconds=1.5)
     processor = task.load_processor(str(tiny_model(family)), False)
-    splits: Any = None  # the lengths of recordings are not asked for
+    splits = task.load_data(0, "unused", False, False)
     if most is None:
         assert task.resolved(splits, processor) is task
         return
@@ -367,6 +368,7 @@ def test_what_the_card_tells_people_to_type_gives_the_answers_of_the_predictor(
         ({"shift": 1.5}, ["shift: 1.5", "at most 1"]),
         ({"mixup": float("nan")}, ["mixup: nan", "at least 0"]),
         ({"noise_decibels": (9.0, 3.0)}, ["noise_decibels: 9.0 is more than 3.0"]),
+        ({"noise_decibels": (float("nan"), 3.0)}, ["noise_decibels: nan and 3.0", "use numbers"]),
     ],
 )
 def test_bad_options_get_one_line(options: dict[str, Any], words: list[str], one_line_error: Any) -> None:
@@ -380,6 +382,11 @@ def test_bad_options_get_one_line(options: dict[str, Any], words: list[str], one
         ("mel-vit", SMALL_MEL, ["it takes no spectrogram of 32 x 28", f"--task.mel.image-size {SIZE} {SIZE}"]),
         ("mel-resnet", {**SMALL_MEL, "hop_length": 0}, ["--model", "hop_length: 0 is no step"]),
         ("mel-resnet", {**SMALL_MEL, "f_max": 9000.0}, ["--model", "9000.0 Hz is no range"]),
+        (
+            "mel-resnet",
+            {**SMALL_MEL, "time_masks": 1, "time_mask_width": 29},
+            ["mel.time_mask_width: 29 is more than the 28 frames of a window of 0.3 s"],
+        ),
         ("mel-mobilenet_v1", {"n_mels": 64}, ["--model", "brings its own front end", "leave n_mels out"]),
     ],
 )
@@ -398,6 +405,45 @@ def test_bad_spectrograms_get_one_line_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"noise": "empty"}, ["--task.noise", "no sound files in it"]),
+        ({"noise": " "}, ["--task.noise: it is blank"]),
+        ({"noise": "bad"}, ["--task.noise", "none of its recordings", "bad.wav: not a sound that libsndfile knows"]),
+        ({"background": ""}, ["--task.background: it is blank"]),
+        ({"seconds": 61.0}, ["seconds: 61", "the longest recording lasts 0.9 s", "use about 1"]),
+    ],
+)
+def test_what_a_later_phase_would_stop_at_is_said_before_the_first(
+    options: dict[str, Any], words: list[str], tiny_model: TinyModel, calls: Path, tmp_path: Path, one_line_error: Any
+) -> None:
+    for name in ("empty", "bad"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bad" / "bad.wav").write_text("no sound")
+    if options.get("noise", "").strip():
+        options = {"noise": str(tmp_path / options["noise"])}
+    task = task_of("mel-resnet", calls, **options)
+    with one_line_error(*words):
+        Trainer(quick(task, tiny_model("mel-resnet"), tmp_path / "run", phases=(HEAD, ALL))).fit(lambda record: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_the_spectrogram_that_count_for_nothing_are_noted(
+    tiny_model: TinyModel, load_tiny: Callable[..., Any]
+) -> None:
+    def notes(family: str, **mel: Any) -> tuple[str, ...]:
+        task = AudioClassification("unused", mel=Mel(**mel), seconds=0.3)
+        model = str(tiny_model(family))
+        return task.load_model(model, ("a", "b"), task.load_processor(model, False), False, 0.1, False).notes
+
+    note = "mel: n_mels, f_min is not used, for the model has a front end of its own"
+    assert note in notes("wav2vec2", n_mels=64, f_min=0.0)
+    assert not any("mel" in each for each in (*notes("wav2vec2"), *notes("mel-resnet", **SMALL_MEL)))
+    (narrow,) = (each for each in notes("mel-resnet", **{**SMALL_MEL, "n_mels": 300}) if "mel" in each)
+    assert narrow.endswith("of 300 bands have no frequency in them; lower n_mels or raise n_fft")
+
+
 def test_what_hears_nothing_gets_one_line(
     tiny_model: TinyModel, calls: Path, tmp_path: Path, one_line_error: Any
 ) -> None:
@@ -408,6 +454,20 @@ def test_what_hears_nothing_gets_one_line(
     transformers.AutoModelForAudioClassification.from_pretrained(tiny_model("wav2vec2")).save_pretrained(bare)
     with one_line_error("--model", "no feature extractor loads from it"):
         task.load_processor(str(bare), False)
+
+
+def test_rows_without_a_sound_and_strange_objects_to_predict(
+    ended: Callable[[str], Ran], calls: Path, one_line_error: Any
+) -> None:
+    predictor = Predictor(folder_of(ended("mel-resnet")))
+    path = str(calls / LONG)
+    rows = Dataset.from_dict({"audio": [path, None]}).cast_column("audio", Audio(decode=False))
+    (answer,) = predictor(rows)
+    assert answer == predictor(path)[0] == predictor([None, path])[0]
+    assert [row.reason for row in predictor.bad_rows] == ["no sound"]
+    for strange in (np.zeros(800), 3):
+        with one_line_error(f"a {type(strange).__name__} is no recording", "sampling_rate"):
+            predictor([strange])
 
 
 def test_silence_to_predict_gets_one_line(ended: Callable[[str], Ran], one_line_error: Any) -> None:

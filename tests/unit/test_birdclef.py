@@ -265,6 +265,16 @@ def test_bad_background(tmp_path: Path, one_line_error: Callable[..., Any]) -> N
     assert [Path(row.name).name for row in splits.bad_rows] == ["noise1.wav"]
     with one_line_error("--task.background", "train_audio/none", "no sound files"):
         split(folder, background=str(folder / "train_audio" / "none"))
+    with one_line_error("--task.background", "train_audio: all rows of train are in it"):
+        split(folder, background=str(folder / "train_audio"))
+
+
+def test_without_its_csv_its_folders_are_no_classes(tmp_path: Path, one_line_error: Callable[..., Any]) -> None:
+    folder = write_birds(tmp_path, ROWS, background=3)
+    (folder / "train.csv").unlink()
+    with one_line_error("it has train_audio/ as for BirdCLEF, and no train.csv", str(folder / "train_audio")):
+        split(folder)
+    assert split(folder / "train_audio").labels == ("crow", "jay", "owl")
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_reasons(tmp_path):
     page.write_text("<html>404</html>" * 1000)
     (tmp_path / "empty.wav").write_bytes(b"")
     assert examine(str(page)).reason == "not a sound that libsndfile knows"
-    assert examine(str(tmp_path / "empty.wav")).reason == "not a sound that libsndfile knows"
+    assert examine(str(tmp_path / "empty.wav")).reason == examine(b"").reason == "empty: no bytes"
     assert examine(str(tmp_path / "gone.wav")).reason == "no such file"
     assert examine(str(tmp_path)).reason == "is a directory"
     assert examine(None).reason == examine({"bytes": None, "path": None}).reason == "no sound"
