@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from hftl.errors import HftlError, one_line
-from hftl.phase import Strict
-from hftl.quiet import quiet_transformers
+from hftl.errors import HftlError
+from hftl.tasks import _mel
 from hftl.tasks._audio_examples import AudioExamples
 from hftl.tasks._classification import (
     ANY_LABELS,
@@ -21,6 +19,7 @@ from hftl.tasks._classification import (
     is_multi_label,
     sigmoid,
 )
+from hftl.tasks._mel import Mel
 from hftl.tasks.base import Course, Outputs, Settings, log_softmax
 
 if TYPE_CHECKING:
@@ -37,56 +36,6 @@ TINY = 1e-12
 """Probabilities are kept this far from 0 and 1, so that their logits are finite."""
 LONGEST = 10.0
 """Seconds of a window at most, where the model takes any length and nobody says how long."""
-
-
-@dataclass(frozen=True)
-class Mel(Strict):
-    """The log-mel spectrogram that an image model looks at. See ``hftl.spectrogram.SpectrogramConfig``.
-
-    What is unset is as the checkpoint's own front end has it (a ``frontend_config.json``, as beside YAMNet), or else as
-    said here. Models that have their own feature extractor are not asked.
-    """
-
-    sampling_rate: int | None = None
-    """Samples a second; 16000. Birds want 32000."""
-    n_fft: int | None = None
-    """Samples of a Fourier transform; 1024."""
-    win_length: int | None = None
-    """Samples of a frame; 1024."""
-    hop_length: int | None = None
-    """Samples from one frame to the next; 160."""
-    n_mels: int | None = None
-    """Bands; 128."""
-    f_min: float | None = None
-    """Lowest frequency in hertz; 50."""
-    f_max: float | None = None
-    """Highest frequency in hertz; half of the sampling rate."""
-    power: Literal[1, 2] | None = None
-    """Whether bands sum magnitudes or powers; 2."""
-    log: Literal["offset", "decibel"] | None = None
-    """log(mel + log_offset), or decibels below the loudest point; offset."""
-    log_offset: float | None = None
-    """What is added before the logarithm; 1e-6."""
-    normalisation: Literal["none", "row", "fixed"] | None = None
-    """row: each spectrogram to mean 0 and standard deviation 1; fixed: by mean and std; row."""
-    mean: float | None = None
-    """Of fixed normalisation."""
-    std: float | None = None
-    """Of fixed normalisation."""
-    image_size: tuple[int, int] | None = None
-    """Height and width to which spectrograms are resized, for models that take one size alone; unset, they are not."""
-    time_masks: int | None = None
-    """SpecAugment (Park et al. 2019) while all layers train: stretches of frames that are masked; 0."""
-    time_mask_width: int | None = None
-    """At most so many frames each."""
-    freq_masks: int | None = None
-    """Stretches of bands that are masked; 0."""
-    freq_mask_width: int | None = None
-    """At most so many bands each."""
-
-    def said(self) -> dict[str, Any]:
-        """What is set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -183,13 +132,9 @@ class AudioClassification(Classification):
         from hftl.data import extractors, sounds
 
         sounds.check_libraries()
-        from hftl import spectrogram
-
-        if not self._is_image_model(model, trust_remote_code):
-            return extractors.load(model, trust_remote_code)
-        with _one_line(model):
-            config, own = spectrogram.settings_of(model, **self.mel.said())
-        return extractors.plain(config.sampling_rate, config.window_seconds if own else None)
+        if _mel.is_image_model(model, trust_remote_code):
+            return _mel.processor_of(model, self.mel)
+        return extractors.load(model, trust_remote_code)
 
     def resolved(self, splits: Splits, processor: Any) -> Self:
         """See ``Task``: how long a window is.
@@ -272,32 +217,12 @@ class AudioClassification(Classification):
         trust_remote_code: bool,
     ) -> Loaded:
         """See ``Task``. An image model is put behind a spectrogram."""
-        from hftl import heads, spectrogram
-
-        if not self._is_image_model(model, trust_remote_code):
+        if not _mel.is_image_model(model, trust_remote_code):
             loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
-            said = ", ".join(self.mel.said())
-            unused = [f"mel: {said} is not used, for the model has a front end of its own"] if said else []
-            return replace(loaded, notes=(*loaded.notes, *unused))
-        names = dict(enumerate(labels))
-        with _one_line(model), quiet_transformers():
-            found = spectrogram.from_image_checkpoint(
-                model, id2label=names, window_seconds=self.seconds, **self.mel.said()
-            )
-            _, own_front_end = spectrogram.settings_of(model)
-        _check_size(found[0], model)
-        self._check_masks(found[0].config)
-        loaded = heads.with_head(*found, model, keep_head, head_dropout)
-        notes = (*loaded.notes, *_empty_bands(found[0]))
-        return self._suited(replace(loaded, converted=True, far=not own_front_end, notes=notes), processor)
-
-    def _check_masks(self, config: Any) -> None:
-        frames = 1 + (config.window_samples - config.win_length) // config.hop_length
-        if config.time_mask_width > frames:
-            raise HftlError(
-                f"mel.time_mask_width: {config.time_mask_width} is more than the {frames} frames of a window of "
-                f"{self.seconds:g} s; use fewer"
-            )
+            return replace(loaded, notes=(*loaded.notes, *self.mel.unused()))
+        assert self.seconds is not None, "resolved by now"
+        loaded = _mel.load(model, labels, self.seconds, self.mel, keep_head, head_dropout)
+        return self._suited(loaded, processor)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
         from hftl.tasks import _waveforms
@@ -311,8 +236,10 @@ class AudioClassification(Classification):
         """A note where views are to be louder or quieter, and the model normalises that away."""
         from hftl.data import extractors
 
+        if not self.gain:
+            return []
         own = model.front_end.eval() if model.config.model_type == "spectrogram_cnn" else None
-        if not self.gain or not extractors.undoes_gain(processor, samples, own):
+        if not extractors.undoes_gain(processor, samples, own):
             return []
         left = (
             "with mixup it is how loud the two are beside each other, and little else"
@@ -320,24 +247,6 @@ class AudioClassification(Classification):
             else "it changes next to nothing; leave --task.gain out"
         )
         return [f"gain {self.gain:g}: each window is normalised before the model hears it, so {left}"]
-
-    def _is_image_model(self, model: str, trust_remote_code: bool) -> bool:
-        """Whether it is a classifier of images, to be put behind a spectrogram.
-
-        Raises:
-            HftlError: it is one of neither kind.
-        """
-        from hftl import heads
-
-        try:
-            heads.config_of(self.auto_class, model, trust_remote_code)
-        except HftlError as error:
-            try:
-                heads.config_of("AutoModelForImageClassification", model, trust_remote_code)
-            except HftlError:
-                raise error from None
-            return True
-        return False
 
     def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
         """See ``Task``: by recordings, not windows; but there are ``window_thresholds`` for these.
@@ -453,39 +362,3 @@ class AudioClassification(Classification):
         table = columns.undecoded(table.with_format(None), column, "audio")
         segments.check_whole({name: table}, column)
         return [*table[column]]
-
-
-@contextlib.contextmanager
-def _one_line(model: str) -> Iterator[None]:
-    """What the spectrogram model says of its settings, as an error that names the checkpoint."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise HftlError(f"--model {model}: {one_line(error)}") from None
-
-
-def _check_size(model: Any, source: str) -> None:
-    """That the image model takes spectrograms of their size: some take one size alone."""
-    import torch
-
-    size = getattr(model.network.config, "image_size", None)
-    with torch.no_grad():
-        image = model.front_end.eval()(torch.zeros(1, model.config.window_samples))
-        try:
-            model.network.eval()(pixel_values=image)
-        except (ValueError, RuntimeError) as error:
-            if size is None:
-                return  # the size is not what it is about: the whole is tried out before training
-            height, width = [size] * 2 if isinstance(size, int) else size
-            raise HftlError(
-                f"--model {source}: it takes no spectrogram of {image.shape[2]} x {image.shape[3]} "
-                f"({one_line(error, 100)}); give --task.mel.image-size {height} {width}"
-            ) from None
-
-
-def _empty_bands(model: Any) -> list[str]:
-    """A note where bands are narrower than the frequencies that the Fourier transform tells apart."""
-    bank = model.front_end.filterbank
-    empty = int((bank == 0).all(dim=1).sum())
-    note = f"mel: {empty:,} of {len(bank):,} bands have no frequency in them; lower n_mels or raise n_fft"
-    return [note] if empty else []
