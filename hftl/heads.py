@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hftl import adapters, hub
 from hftl.errors import HftlError, one_line
@@ -30,6 +31,10 @@ DROPOUT_SETTINGS = (
 """Names under which configurations keep the dropout in front of a classifier (dropout_rate: EfficientNet)."""
 UNDECLARED_SETTINGS = {"deberta": "cls_dropout", "deberta-v2": "cls_dropout"}
 """The setting that a family's classifiers read although its configuration class does not declare it."""
+
+
+MOST_MOMENTUM, USUAL_MOMENTUM = 0.5, 0.1
+"""Of BatchNorm's statistics: more than the first is a mistake, and the second is torch's default."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def with_head(model: Any, info: Mapping[str, Any], source: str, keep_head: bool,
     Raises:
         HftlError: the head that is to be kept is not there.
     """
+    _correct_momentum(model)
     mismatched = {str(entry[0]) for entry in info["mismatched_keys"]}
     new = set(info["missing_keys"]) | mismatched
     head = head_parameters(model)
@@ -243,6 +249,17 @@ def _initialise_head(model: Any, head: set[str]) -> set[str]:
                 parameter._is_hf_initialized = False  # from_pretrained marks what it loaded
             model._init_weights(module)
     return head
+
+
+def _correct_momentum(model: nn.Module) -> None:
+    """Let running statistics of BatchNorm move as slowly as is usual in torch, where they would be the last batch's.
+
+    MobileNetV1 and V2 (0.9997, 0.997) and EfficientNet (0.99 in its configuration) have TensorFlow's decay where torch
+    expects one minus that. It counts only where statistics are updated.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.momentum is not None and module.momentum > MOST_MOMENTUM:
+            module.momentum = USUAL_MOMENTUM
 
 
 def check_backbone(loaded: Loaded, groups: LayerGroups, source: str) -> None:

@@ -255,27 +255,33 @@ answer = pipeline("{task}", model=model, {PROCESSORS.get(task, "tokenizer")}={lo
     given = PAIR_EXAMPLE if recipe["task"].get("pairs") else EXAMPLES.get(task, "...")
     cuts = "  # cuts the end of long texts; trained on their beginning and end, as hftl predict cuts them"
     comment = cuts if recipe["task"].get("truncation") == "head+tail" else ""
-    if seconds := recipe["task"].get("seconds"):
-        comment = (
-            f"  # trained on {seconds:g} s; hftl predict may answer otherwise, for it hears longer recordings in such "
-            "windows, and silence after shorter ones"
-        )
     use = f"print(answer({given})){comment}"
     if multi_label:
         use = f"""config = answer.model.config
 thresholds = {{config.id2label[index]: value for index, value in enumerate(config.thresholds)}}
 scores = answer({given}, top_k=len(thresholds)){comment}
 print([each["label"] for each in scores if each["score"] >= thresholds[each["label"]]])"""
-    own = """
-
-The model is an image classifier behind a log-mel spectrogram. transformers has no such class: it is in
-`model/spectrogram.py`, so load it with `trust_remote_code=True`, or import `hftl.spectrogram` and call `register()`."""
+    more = _about_recordings(recipe["task"]["seconds"], own_code) if task == "audio-classification" else ""
     return f"""## Use
 
 ```python
 {load}
 {use}
-```{own if own_code and task == "audio-classification" else ""}"""
+```{more}"""
+
+
+def _about_recordings(seconds: float, own_code: bool) -> str:
+    heard = f"""
+
+A pipeline reads files with ffmpeg; without it, hand in `{{"raw": samples, "sampling_rate": rate}}`. It hears a
+recording as one, and may answer otherwise than `hftl predict`, which hears it as in training: in windows of
+{seconds:g} s, with silence after what is shorter."""
+    own = """
+
+The model is an image classifier behind a log-mel spectrogram. transformers has no such class: it is in
+`model/spectrogram.py`, so load it with `trust_remote_code=True`, or import `hftl.spectrogram` and call `register()`.
+It needs torchaudio."""
+    return heard + (own if own_code else "")
 
 
 def _use_for_questions(recipe: Plain, adapter: bool) -> str:

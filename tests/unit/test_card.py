@@ -173,11 +173,10 @@ def test_what_looks_like_a_hub_name(name, expected):
 
 def test_the_use_of_sounds_says_what_hftl_makes_of_longer_and_shorter_recordings(tmp_path):
     _, body = parts(card.write(write_run(tmp_path, AudioClassification(data="calls", seconds=2.5))))
-    (line,) = [line for line in body.splitlines() if line.startswith("print(answer(")]
-    said = line.partition("  # ")[2]
-    assert said.startswith("trained on 2.5 s; hftl predict may answer otherwise")
-    assert "longer recordings in such windows" in said
-    assert "silence after shorter ones" in said
+    said = " ".join(body.partition("## Use")[2].split())
+    assert "may answer otherwise than `hftl predict`" in said
+    assert "in windows of 2.5 s, with silence after what is shorter" in said
+    assert "reads files with ffmpeg" in said
     _, body = parts(card.write(write_run(tmp_path / "texts")))
     assert "silence" not in body
 

@@ -368,3 +368,16 @@ def test_a_skeleton_reads_no_weights(family, kind, copy):
 def test_a_skeleton_that_fits_no_task(tiny_model, one_line_error):
     with one_line_error("'bert'", "does not fit"):
         heads.skeleton(str(tiny_model("bert")), [ImageClassification], False)
+
+
+@pytest.mark.parametrize("family", ["mobilenet_v1", "mobilenet_v2", "efficientnet"])
+def test_running_statistics_are_of_more_than_the_last_batch(family, tiny_model, load_tiny):
+    """TensorFlow's decay stands where torch expects one minus that."""
+
+    def momenta(model):
+        return {module.momentum for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+
+    plain = transformers.AutoModelForImageClassification.from_pretrained(tiny_model(family))
+    assert max(momenta(plain)) >= 0.99
+    assert momenta(load_tiny(family).model) == {0.1}
+    assert momenta(load_tiny("resnet").model) == {0.1}, "as it was"
