@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -256,6 +257,20 @@ def set_modes(
         path = f"{owner}.{name}".lstrip(".")
         if name != own_name and path not in holders:
             visit(path, child, True)
+
+
+@contextmanager
+def fixed_statistics(model: nn.Module, when: bool) -> Iterator[None]:
+    """Have BatchNorm compute with its running statistics and leave them as they are, if so: a single row has none."""
+    modules = model.modules() if when else ()
+    updating = [module for module in modules if isinstance(module, _BatchNorm) and module.training]
+    for module in updating:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in updating:
+            module.training = True
 
 
 def frozen_digests(model: nn.Module) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
 from hftl.features.source import Source, open_source
-from hftl.layers import digest, frozen_digests, running_statistics, set_modes
+from hftl.layers import digest, fixed_statistics, frozen_digests, running_statistics, set_modes
 from hftl.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.phase import Phase
 from hftl.predictor import drain, outputs_of
@@ -157,7 +157,8 @@ class Trainer(Generic[T]):
                 lr = started.lr * factor(phase, step, phase.epochs * started.steps_per_epoch)
                 set_lr(optimizer, lr)
                 for batch in batches:
-                    with runtime.no_sync(model, when=batch is not batches[-1]):
+                    alone = fixed_statistics(self.model, when=len(batch) == 1)
+                    with runtime.no_sync(model, when=batch is not batches[-1]), alone:
                         on_device = batch.to(runtime.device)
                         loss = batch.weight * self.ready.loss(model(**on_device.inputs), on_device).sum() / rows
                         runtime.backward(loss)

@@ -15,6 +15,7 @@ from quick_runs import quick, states
 from safetensors.torch import load_file
 
 from hftl import HftlError, Phase, Trainer, strategies
+from hftl.layers import digest
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
 from hftl.tasks.image_classification import ImageExamples
@@ -181,6 +182,20 @@ def test_batch_norm_keeps_its_statistics_unless_told_otherwise(
     updated = moved_buffers("update", "update")
     assert updated
     assert all("stages.2" in name or "stages.3" in name for name in updated), "a frozen BatchNorm moved"
+
+
+def test_a_single_row_is_no_statistics(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
+    """Of one value a channel BatchNorm cannot compute any: that step has the running ones, and leaves them."""
+    phases = (Phase("all", 1, 1e-3, batch_norm="update"),)
+    task = ImageClassification(str(photos), max_rows=17)
+    trainer = Trainer(quick(task, tiny_model("mobilenet_v1"), tmp_path / "run", phases=phases, batch_size=8))
+    rows, seen = [], []
+    for record in trainer.run():
+        if isinstance(record, StepTaken):
+            rows.append(record.rows)
+            seen.append(digest(dict(trainer.model.named_buffers())))
+    assert rows == [8, 8, 1]
+    assert seen[0] != seen[1] == seen[2]
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
