@@ -147,20 +147,10 @@ def _read(sound: _InMemory | _Encoded, start: int, stop: int) -> Iterator[Wave]:
             raise ValueError(f"from {begin / sound.rate:.6g} s on: {_reason(error)}") from None
 
 
-def duration(value: SoundValue) -> float:
-    """Seconds that its header says the sound lasts; nothing is decoded.
-
-    Raises:
-        HftlError: it cannot be read; the file is named.
-    """
-    with _named(value), _opened(value) as sound:
-        return sound.frames / sound.rate
-
-
 def extent(value: SoundValue) -> tuple[float, str | None]:
     """Seconds of the sound that are there, and why it has not more; None where it does not say that it had more.
 
-    Like ``duration``, but for sounds that are cut off: where a recorder died, what it wrote can be heard.
+    By its header, nothing is decoded. Where a recorder died, what it wrote can be heard.
 
     Raises:
         HftlError: it cannot be read; the file is named.
