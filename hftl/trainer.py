@@ -341,7 +341,7 @@ class Trainer(Generic[T]):
         run_folder.write_text(self.folder.recipe, to_yaml(self.recipe))
         if self.ready.splits.bad_rows:
             write_bad_rows(self.folder.bad_rows, self.ready.splits.bad_rows)
-        if not all(phase.head_only for phase in self.recipe.phases):
+        if self.ready.wants_views:
             views = self.ready.examples("train", augment=True).at((self.recipe.seed,)).picture()
             if views is not None:
                 views.save(self.folder.views)
