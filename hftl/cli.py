@@ -152,7 +152,7 @@ def plan(arguments: list[str]) -> None:
             for record in source.foresee(ready, number, model, runtime):
                 display(record)
             adapters.merge(model)
-            steps += started.steps_per_epoch * phase.epochs
+            steps += started.steps_per_epoch * started.epochs
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
     adapted = any(phase.train == "lora" for phase in ready.recipe.phases) and not ready.recipe.merge_lora
     small = ", or a small adapter/ where the best phase trained adapters" if adapted else ""

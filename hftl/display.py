@@ -17,6 +17,7 @@ from hftl.records import (
     FeaturesProgress,
     FeaturesReady,
     GroupRow,
+    HeadSolved,
     Noted,
     PhaseEnded,
     PhaseStarted,
@@ -105,9 +106,31 @@ def trained_text(trainable: int, parameters: int) -> str:
     return f"{count_text(trainable)} of {count_text(parameters)} parameters ({share:.3g} %)"
 
 
-def phase_text(unfreeze: str, train: str) -> str:
-    """What a phase trains, in words: ``head``, ``top 4 blocks``, ``all, lora``."""
-    return depth_text(unfreeze) + ("" if train == "weights" else f", {train}")
+def phase_text(unfreeze: str, train: str, refit: bool = False) -> str:
+    """What a phase trains, in words: ``head``, ``top 4 blocks``, ``all, lora``; and whether on all rows."""
+    return depth_text(unfreeze) + ("" if train == "weights" else f", {train}") + (", on all rows" if refit else "")
+
+
+def length_text(solver: str, epochs: int, steps_per_epoch: int) -> str:
+    """How long a phase trains: ``3 epochs x 40 steps``, ``solved``, or both where only the last layer is solved."""
+    steps = f"{epochs} epoch{'s' if epochs > 1 else ''} x {steps_per_epoch:,} steps"
+    if solver != "lbfgs":
+        return steps
+    return f"last layer solved, then {steps}" if epochs else "solved"
+
+
+def head_text(record: HeadSolved) -> str:
+    """How a head was solved: ``classifier solved for 640 rows of 384 features, L2 penalty 0.25 …``."""
+    chosen = f"chosen by {record.folds} folds" if record.folds else "as declared"
+    return (
+        f"{one_line(record.layer)} solved for {record.rows:,} rows of {record.width:,} features, L2 penalty "
+        f"{score_text(record.penalty)} and temperature {score_text(record.temperature)} {chosen}"
+    )
+
+
+def place_text(phase: int, epoch: int | None) -> str:
+    """``phase 1, epoch 3``; ``phase 0, the solved head``."""
+    return f"phase {phase}, " + ("the solved head" if epoch is None else f"epoch {epoch}")
 
 
 def depth_text(unfreeze: str) -> str:
@@ -213,6 +236,8 @@ class Display:
                 self._say(features_planned(record), now)
             case FeaturesReady():
                 self._say(features_ready(record), now)
+            case HeadSolved():
+                self._say(head_solved(record), now)
             case Noted():
                 self._say(_text(f"  {one_line(record.note)}"), now)
             case RunStarted():
@@ -228,7 +253,7 @@ class Display:
                 self._say(phase_ended(record, self._processes), now)
             case RunEnded():
                 begun = [self._phases[number] for number in self._ended]
-                names = [phase_text(phase.unfreeze, phase.train) for phase in begun]
+                names = [phase_text(phase.unfreeze, phase.train, phase.refit) for phase in begun]
                 ended = [*zip(names, self._ended.values(), strict=True)]
                 self._say(run_ended(record, self._majority, ended), now)
 
@@ -305,10 +330,10 @@ def phase_started(record: PhaseStarted) -> RenderableType:
         ],
     )
     trained = trained_text(sum(g.trainable for g in record.groups), sum(g.parameters for g in record.groups))
-    epochs = f"{record.epochs} epoch" + ("s" if record.epochs > 1 else "")
-    total = _text(f"  trains {trained}, {epochs} x {record.steps_per_epoch:,} steps")
+    total = _text(f"  trains {trained}, {length_text(record.solver, record.epochs, record.steps_per_epoch)}")
     idle = [_text(f"  stays frozen, no gradient reaches it: {few_text(record.idle)}")] if record.idle else []
-    heading = _text((f"phase {record.phase}:", PHASE), (f" {phase_text(record.unfreeze, record.train)}", STRONG))
+    named = phase_text(record.unfreeze, record.train, record.refit)
+    heading = _text((f"phase {record.phase}:", PHASE), (f" {named}", STRONG))
     return _block(heading, table, total, *idle)
 
 
@@ -356,13 +381,19 @@ def features_ready(record: FeaturesReady) -> Text:
     )
 
 
+def head_solved(record: HeadSolved) -> Text:
+    """One line: how the head was solved, and what its folds say of it."""
+    folds = f" · by folds: {scores_text(record.scores)}" if record.scores else ""
+    return _text(f"  {head_text(record)}{folds}", (f" · {seconds_text(record.seconds)}", DIM))
+
+
 def evaluated(record: Evaluated) -> Text:
     """One line of scores."""
     place = "pretrained" if record.phase is None else _place(record.phase, record.epoch)
     return _text(
         f"  {place} · {one_line(record.split)}: ",
         (scores_text(record.scores), STRONG),
-        (" (best)" if record.best else "", GOOD),
+        (" (kept)" if record.best else "", GOOD),
         (f" · {seconds_text(record.seconds)}", DIM),
     )
 
@@ -370,10 +401,11 @@ def evaluated(record: Evaluated) -> Text:
 def phase_ended(record: PhaseEnded, processes: int = 1) -> Text:
     """One line: which epoch was kept, that the frozen stayed frozen, and that all processes have the same."""
     agreed = f" · {processes} processes agree on {record.digest[:8]}" if processes > 1 else ""
+    kept = "the solved head" if record.best_epoch is None else f"epoch {record.best_epoch}"
     return _text(
         (f"  phase {record.phase}", PHASE),
-        f" ended{' early' if record.stopped_early else ''} · best epoch {record.best_epoch}: ",
-        (scores_text(record.scores), STRONG),
+        f" ended{' early' if record.stopped_early else ''} · {kept} kept",
+        (f": {scores_text(record.scores)}" if record.scores else "", STRONG),
         (f" · {record.frozen_tensors:,} frozen tensors bit-equal" if record.frozen_tensors else "", DIM),
         (agreed, DIM),
         (f" · {seconds_text(record.seconds)}", DIM),
@@ -390,13 +422,22 @@ def run_ended(
         majority: Validation scores of always giving the commonest label.
         phases: What each phase trained, in words, and how it ended.
     """
+    chosen = "chosen model" if record.refit else "saved model"
     rows: list[tuple[str, Mapping[str, float], str, str]] = [
         ("majority · validation", majority, "", DIM),
         *(
-            (f"phase {phase.phase}: {name} · validation", phase.scores, seconds_text(phase.seconds), "")
+            (
+                f"phase {phase.phase}: {name}{' · validation' if phase.scores else ''}",
+                phase.scores,
+                seconds_text(phase.seconds),
+                "",
+            )
             for name, phase in phases
         ),
-        *((f"saved model · {one_line(split)}", scores, "", STRONG) for split, scores in record.scores.items()),
+        *(
+            (f"{chosen if split == 'validation' else 'saved model'} · {one_line(split)}", scores, "", STRONG)
+            for split, scores in record.scores.items()
+        ),
     ]
     names = score_names(scores for _, scores, _, _ in rows)
     table = _table(
@@ -410,9 +451,8 @@ def run_ended(
             for name, scores, seconds, style in rows
         ],
     )
-    kept = (
-        "the pretrained model" if record.best_phase is None else f"phase {record.best_phase}, epoch {record.best_epoch}"
-    )
+    kept = "the pretrained model" if record.best_phase is None else place_text(record.best_phase, record.best_epoch)
+    kept += ", trained once more on all rows" if record.refit else ""
     files = _fields(
         [
             ("folder", one_line(record.folder)),
@@ -439,7 +479,7 @@ def _standard_output() -> Console:
 
 
 def _place(phase: int, epoch: int | None) -> str:
-    return f"phase {phase} · epoch {epoch}"
+    return f"phase {phase} · " + ("solved" if epoch is None else f"epoch {epoch}")
 
 
 def _per_second(rows: int, seconds: float) -> str:

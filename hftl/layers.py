@@ -260,6 +260,17 @@ def set_modes(
 
 
 @contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Every module is in the mode afterwards that it was in before."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def fixed_statistics(model: nn.Module, when: bool) -> Iterator[None]:
     """Have BatchNorm compute with its running statistics and leave them as they are, if so: a single row has none."""
     modules = model.modules() if when else ()

@@ -66,11 +66,10 @@ class Phase(Strict):
     unfreeze: int | float | str = "all"
     """What trains: head, neck (the head with final norm and pooler), K (neck and the top K blocks), 0.25 (the top
     quarter of the blocks), all, or auto (head or neck, by the model family)."""
-    epochs: int = 3
-    """Passes over the training rows, at most."""
+    epochs: int | None = None
+    """Passes over the training rows, at most; unset, as many as the number of rows asks for (hftl/defaults.py)."""
     lr: float | None = None
-    """Peak learning rate; unset, the task's own for a head or for deeper layers, and ten times that where less than
-    all weights train."""
+    """Peak learning rate; unset, that of the model's kind (hftl/defaults.py)."""
     layer_decay: float = 1.0
     """Factor on the learning rate for each block further from the head (1 = the same everywhere)."""
     warmup: float = 0.1
@@ -82,6 +81,17 @@ class Phase(Strict):
     batch_norm: Literal["keep", "update"] | None = None
     """Running statistics of unfrozen BatchNorm layers; frozen ones always keep theirs. Unset, keep; update where a
     model of images hears sounds."""
+    solver: Literal["lbfgs", "steps"] | None = None
+    """How a head on frozen layers is trained. lbfgs: its last layer, where that is linear, is solved to its optimum on
+    stored features, and further layers of a head then go on in steps. steps: all of it in steps. Unset, lbfgs, but
+    steps where epochs or lr are set."""
+    penalty: float | None = None
+    """L2 penalty of a head that is solved; unset, chosen by cross-validation."""
+    temperature: float | None = None
+    """What the logits of a head that is solved are divided by; unset, chosen with the penalty."""
+    head_scale: float | None = None
+    """What the last layer of the head is multiplied by as the phase begins. Below 1 it keeps what it tells apart, and
+    leaves the layers below something to learn. Unset, chosen where blocks train above a head that has been trained."""
     patience: int | None = None
     """End the phase after so many epochs without a better score; unset, never."""
     train: Literal["weights", "lora", "bias", "norm"] = "weights"
@@ -108,6 +118,11 @@ class Phase(Strict):
                 f"train: {self.train} is about unfrozen blocks, and unfreeze: {depth} has none; unfreeze all, a number "
                 "of blocks such as 4, or a fraction of them such as 0.25"
             )
+        for option in ("solver", "penalty", "temperature"):
+            if getattr(self, option) is not None and not self.head_only:
+                raise HftlError(
+                    f"{option}: it is about a head on frozen layers, and unfreeze: {depth} trains blocks; leave it out"
+                )
         if self.lora != LoRA() and self.train != "lora":
             raise HftlError(f"lora: it says how adapters train, and train is {self.train}; add train: lora")
         for name, value, low, high in (
@@ -116,11 +131,15 @@ class Phase(Strict):
             ("layer_decay", self.layer_decay, 0, 1),
             ("warmup", self.warmup, 0, 1),
             ("weight_decay", self.weight_decay, 0, math.inf),
+            ("penalty", self.penalty, 0, math.inf),
             ("patience", self.patience, 1, math.inf),
         ):
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 upper = "" if high == math.inf else f" and at most {high}"
                 raise HftlError(f"{name}: {value!r} is out of range; it must be at least {low}{upper}")
+        for name, value in (("temperature", self.temperature), ("head_scale", self.head_scale)):
+            if value is not None and not 0 < value < math.inf:
+                raise HftlError(f"{name}: {value!r} is out of range; it must be above 0")
 
     @property
     def head_only(self) -> bool:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import concatenate_datasets
 
-from hftl import adapters
+from hftl import adapters, defaults
 from hftl.data.batches import Examples
 from hftl.data.splits import Splits
 from hftl.errors import HftlError, one_line
 from hftl.heads import Loaded, check_backbone
+from hftl.last_layer import LastLayer, last_layer, scale
 from hftl.layers import LayerGroups, freeze, start_of
-from hftl.recipe import Recipe, resolve_phases
+from hftl.recipe import Recipe
 from hftl.records import GroupRow, PhaseStarted, RunStarted
 from hftl.runtime import Runtime, seed_everything
 from hftl.tasks.base import Loss, Task
@@ -33,6 +35,8 @@ class Prepared:
     processor: Any
     groups: LayerGroups
     loss: Loss
+    first: Prepared | None = None
+    """In the second pass, which trains on all rows: the first one."""
     _examples: dict[tuple[str, bool], Examples] = field(default_factory=dict, repr=False)
     """Those made so far: to make them may mean to tokenise everything."""
 
@@ -45,6 +49,23 @@ class Prepared:
         if (split, augment) not in self._examples:
             self._examples[split, augment] = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
         return self._examples[split, augment]
+
+    def on_all_rows(self, phases: int) -> Prepared:
+        """The second pass: the rows that validated the first are among those to train.
+
+        So many of the first phases are there a second time, and are counted on.
+        """
+        splits, recipe = self.splits, self.recipe
+        whole = dataclasses.replace(splits, train=concatenate_datasets([splits.train, splits.validation]))
+        again = dataclasses.replace(recipe, phases=(*recipe.phases, *recipe.phases[:phases]))
+        loss = recipe.task.objective(whole.train)
+        return dataclasses.replace(self, recipe=again, splits=whole, loss=loss, first=self, _examples={})
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a step."""
+        assert self.recipe.batch_size is not None
+        return self.recipe.batch_size
 
     def train_rows(self, number: int, epoch: int) -> Examples:
         """The training rows as an epoch of phase ``number`` sees them: random views where its phase wants them."""
@@ -67,7 +88,8 @@ class Prepared:
 
     def majority(self) -> dict[str, float]:
         """Validation scores of the best answer that ignores the input."""
-        scores: dict[str, float] = self.recipe.task.majority(self.splits.train, self.splits.validation)
+        splits = (self.first or self).splits
+        scores: dict[str, float] = self.recipe.task.majority(splits.train, splits.validation)
         return scores
 
     def run_started(self, folder: Path, runtime: Runtime) -> RunStarted:
@@ -82,7 +104,7 @@ class Prepared:
             device=str(runtime.device),
             precision=runtime.precision,
             processes=runtime.world_size,
-            batch_size=self.recipe.batch_size,
+            batch_size=self.batch_size,
             seed=self.recipe.seed,
             rows={name: len(rows) for name, rows in examples.items()},
             labels=list(self.splits.labels),
@@ -131,9 +153,29 @@ class Prepared:
             trainable = sum(size for size, name in zip(sizes, names, strict=True) if own[name].requires_grad)
             scaled = lr * groups.lr_scale(group, phase.layer_decay) if trainable else None
             table.append(GroupRow(group, sum(sizes), trainable, scaled))
-        steps = math.ceil(len(self.examples("train")) / self.recipe.batch_size)
-        started = PhaseStarted(number, str(phase.unfreeze), phase.epochs, steps, lr, table, phase.train, idle)
-        return groups, started
+        last = self.last_layer(model) if phase.solver == "lbfgs" or phase.head_scale != 1 else None
+        if phase.head_scale not in (None, 1):
+            if last is None:
+                raise HftlError(f"head_scale: the head of {type(model).__name__} has no linear layer of its logits")
+            scale(last.module, phase.head_scale)
+        solved = last if phase.solver == "lbfgs" else None
+        return groups, PhaseStarted(
+            phase=number,
+            unfreeze=str(phase.unfreeze),
+            epochs=0 if solved and solved.alone else phase.epochs or 0,
+            steps_per_epoch=math.ceil(len(self.examples("train")) / self.batch_size),
+            lr=lr,
+            groups=table,
+            train=phase.train,
+            idle=idle,
+            solver="lbfgs" if solved else "steps",
+            refit=self.first is not None,
+        )
+
+    def last_layer(self, model: Any) -> LastLayer | None:
+        """The linear layer that makes the logits; None where there is no such."""
+        device = next(model.parameters()).device
+        return last_layer(model, self.examples("train"), self.recipe.task, device)
 
     def _without_gradient(self, model: Any) -> list[str]:
         """Names of the trainable parameters that take no part in the loss (DINOv2's mask token, say), by trying."""
@@ -151,11 +193,6 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
         HftlError: anything about data, model or phases that a person can mend.
     """
     task = recipe.task
-    if recipe.batch_size < runtime.world_size:
-        raise HftlError(
-            f"--batch-size {recipe.batch_size}: the rows of a step over {runtime.world_size} processes have to be at "
-            "least one for each"
-        )
     model = str(Path(recipe.model).expanduser()) if recipe.model.startswith("~") else recipe.model
     recipe = dataclasses.replace(recipe, model=model, keep_head=recipe.keep_head or not recipe.phases)
     processor = task.load_processor(recipe.model, recipe.trust_remote_code)
@@ -173,8 +210,15 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     check_backbone(loaded, groups, recipe.model)
     neck = set(groups.parameters["neck"])
     start = "neck" if neck & set(loaded.new) else start_of(loaded.model.config.model_type) if neck else "head"
-    narrower = _narrower(task, loaded.model.config)
-    phases = resolve_phases(recipe.phases, start, task.head_lr, task.lr, narrower, loaded.far)
+    examples = task.examples(splits.train, processor, augment=False)
+    linear = last_layer(loaded.model, examples, task, torch.device("cpu")) is not None
+    recipe = _decided(recipe, len(examples), start, loaded, linear, splits.cut)
+    if (rows := recipe.batch_size or 0) < runtime.world_size:
+        raise HftlError(
+            f"--batch-size {rows}: the rows of a step over {runtime.world_size} processes have to be at "
+            "least one for each"
+        )
+    phases = recipe.phases
     if loaded.far and any(phase.head_only for phase in phases):
         note = "the model was trained on other data, and frozen it tells little of these: --phases full learns more"
         loaded = dataclasses.replace(loaded, notes=(*loaded.notes, note))
@@ -185,7 +229,7 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     if recipe.gradient_checkpointing:
         _checkpoint_gradients(loaded.model)
     loss = task.objective(splits.train)
-    ready = Prepared(dataclasses.replace(recipe, phases=phases), splits, loaded, processor, groups, loss)
+    ready = Prepared(recipe, splits, loaded, processor, groups, loss, _examples={("train", False): examples})
     with runtime.first_on_machine():
         for split in splits.named():
             ready.examples(split)
@@ -193,6 +237,27 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
         ready.examples("train", augment=True)
     _try_out(ready)
     return ready
+
+
+def _decided(recipe: Recipe[Any], rows: int, start: str, loaded: Loaded, linear: bool, cut: bool) -> Recipe[Any]:
+    """The recipe with nothing left open that depends on the model or on the number of rows."""
+    task = recipe.task
+    known = defaults.Known(
+        rows=rows,
+        start=start,
+        head_lr=task.head_lr,
+        lr=task.lr,
+        narrower=_narrower(task, loaded.model.config),
+        far=loaded.far,
+        linear=linear,
+    )
+    batch = recipe.batch_size or defaults.batch_size(rows)
+    return dataclasses.replace(
+        recipe,
+        batch_size=batch,
+        phases=defaults.resolved(recipe.phases, known, batch),
+        refit=bool(recipe.phases) and cut if recipe.refit is None else recipe.refit,
+    )
 
 
 def _narrower(task: Task, config: Any) -> float:

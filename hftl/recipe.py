@@ -19,10 +19,6 @@ from hftl.phase import Phase, Strict
 T = TypeVar("T")
 
 
-FAR_LR = 10.0
-"""What the learning rate is multiplied by where a model was trained on another kind of data than it gets now."""
-
-
 @dataclass(frozen=True)
 class Store(Strict):
     """Where and how features of frozen layers are kept, so that a head trains on them without the backbone.
@@ -66,8 +62,9 @@ class Recipe(Strict, Generic[T]):
     """The run folder; unset, runs/<data>-<model>-<n>."""
     seed: int = 0
     """Of the new head, the order of the data, augmentation and dropout."""
-    batch_size: int = 32
-    """Rows in one optimizer step, over all micro-batches and processes."""
+    batch_size: int | None = None
+    """Rows in one optimizer step, over all micro-batches and processes; unset, by the number of rows
+    (hftl/defaults.py)."""
     eval_batch_size: int = 32
     """Rows in one forward pass of an evaluation."""
     accumulation: int = 1
@@ -84,6 +81,10 @@ class Recipe(Strict, Generic[T]):
     """Compile the model with torch.compile: a slow start, then faster steps."""
     ema: float | None = None
     """Evaluate and keep a moving average of the trained weights with this decay (0.999, say) instead of the last."""
+    refit: bool | None = None
+    """Train once more on all rows, as the best model was trained: the same phases for the same epochs, and the rows that
+    validated it among those to train. Scores on validation stay those of the model before that. Unset, where the
+    validation split was cut from train."""
     merge_lora: bool = False
     """Where the best phase trained adapters: write the whole model with them merged, not the adapters alone."""
     keep_head: bool = False
@@ -126,38 +127,8 @@ class Recipe(Strict, Generic[T]):
                 "gradient_checkpointing: it computes each batch twice, so batch_norm: update would count it twice; "
                 "choose one of them"
             )
-        if self.accumulation > self.batch_size:
+        if self.batch_size is not None and self.accumulation > self.batch_size:
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
-
-
-def resolve_phases(
-    phases: tuple[Phase, ...], start: str, head_lr: float, lr: float, narrower: float = 1.0, far: bool = False
-) -> tuple[Phase, ...]:
-    """Phases with nothing left open: ``auto`` is ``start``, an unset learning rate the one for its depth.
-
-    ``narrower`` is what the rate of whole weights is multiplied by, for the model's width. ``far`` says that the model
-    was trained on another kind of data: it then learns ten times as fast, and BatchNorm gets statistics of these data.
-    """
-    narrower *= FAR_LR if far else 1.0
-    return tuple(
-        dataclasses.replace(
-            phase,
-            unfreeze=start if phase.unfreeze == "auto" else phase.unfreeze,
-            lr=phase.lr if phase.lr is not None else _default_lr(phase, head_lr, lr, narrower),
-            batch_norm=phase.batch_norm or ("update" if far and not phase.head_only else "keep"),
-        )
-        for phase in phases
-    )
-
-
-def _default_lr(phase: Phase, head_lr: float, lr: float, narrower: float) -> float:
-    """Adapters, biases and norms alone learn best about ten times as fast as all weights, whatever the width.
-
-    Source: Schulman et al. 2025, "LoRA Without Regret", for adapters.
-    """
-    if phase.head_only:
-        return head_lr
-    return lr * narrower if phase.train == "weights" else 10 * lr
 
 
 def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:

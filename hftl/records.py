@@ -63,6 +63,10 @@ class PhaseStarted:
     groups: list[GroupRow]
     train: str = "weights"
     """What trains of the unfrozen blocks: weights, lora, bias, norm."""
+    solver: str = "steps"
+    """lbfgs where the last layer of the head is solved on stored features; with no epochs, nothing else trains."""
+    refit: bool = False
+    """Whether it is a phase of the second pass, on all rows: those to train and those that validated the first."""
     idle: list[str] = dataclasses.field(default_factory=list)
     """Parameters of unfrozen groups that no gradient reaches; they stay frozen."""
 
@@ -112,6 +116,25 @@ class FeaturesReady:
 
 
 @dataclass(frozen=True)
+class HeadSolved:
+    """The last layer of the head is at its optimum."""
+
+    phase: int
+    layer: str
+    rows: int
+    width: int
+    """Features of a row."""
+    penalty: float
+    temperature: float
+    folds: int
+    """Into how many parts the rows were dealt to choose penalty and temperature; 0: these were given."""
+    scores: dict[str, float]
+    """Of the training rows, each by a head that was fitted without it; empty where no penalty was chosen, or not on
+    all rows."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Noted:
     """What a person should know of how a phase runs."""
 
@@ -144,17 +167,19 @@ class EvaluationProgress:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores of one split after an epoch (or of the pretrained model: phase and epoch are None)."""
+    """Scores of one split after an epoch, or of a solved head (epoch is None), or of the pretrained model (both are)."""
 
     phase: int | None
     epoch: int | None
     split: str
     scores: dict[str, float]
     best: bool
-    """Whether these are the best of their phase so far."""
+    """Whether these are kept of their phase so far."""
     seconds: float
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the task chose on validation to turn outputs into answers, such as thresholds."""
+    parts: list[float] = dataclasses.field(default_factory=list)
+    """How right the answers are, from 0 to 1, in each of a few parts of the rows (see ``certainty``)."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +187,10 @@ class PhaseEnded:
     """A phase is over and its best epoch restored."""
 
     phase: int
-    best_epoch: int
+    best_epoch: int | None
+    """None: the head that was solved."""
     scores: dict[str, float]
+    """On validation; empty in the second pass, which leaves no rows to validate."""
     stopped_early: bool
     frozen_tensors: int
     """Parameters and buffers that were frozen: found bit-equal to what they were when the phase began."""
@@ -171,6 +198,7 @@ class PhaseEnded:
     digest: str = ""
     """Of all parameters and buffers as the phase leaves them, found equal on all processes: runs that have it in
     common are the same run."""
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,6 +213,10 @@ class RunEnded:
     seconds: float
     saved: str = "model"
     """Where in the folder the result is: model, a whole model, or adapter, a peft folder over the checkpoint."""
+    refit: bool = False
+    """Whether the saved model was trained once more on all rows; validation scores are of the model before that."""
+    error: float | None = None
+    """Standard error of the first validation score, from its rows."""
 
 
 Record = (
@@ -193,6 +225,7 @@ Record = (
     | FeaturesPlanned
     | FeaturesProgress
     | FeaturesReady
+    | HeadSolved
     | Noted
     | StepTaken
     | EvaluationProgress

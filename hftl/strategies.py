@@ -1,4 +1,4 @@
-"""Named strategies: functions that return phases. Learning rates left unset are the task's own."""
+"""Named strategies: functions that return phases. Epochs and learning rates left unset are those of ``defaults``."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def pretrained() -> Phases:
     return ()
 
 
-def linear_probe(epochs: int = 5, lr: float | None = None) -> Phases:
+def linear_probe(epochs: int | None = None, lr: float | None = None) -> Phases:
     """Train the head on frozen features."""
     return (Phase("auto", epochs, lr),)
 
 
-def full(epochs: int = 3, lr: float | None = None, layer_decay: float = 1.0) -> Phases:
+def full(epochs: int | None = None, lr: float | None = None, layer_decay: float = 1.0) -> Phases:
     """Train everything from the start, new head included."""
     return (Phase("all", epochs, lr, layer_decay),)
 
 
 def lp_ft(
-    head_epochs: int = 3,
-    epochs: int = 3,
+    head_epochs: int | None = None,
+    epochs: int | None = None,
     head_lr: float | None = None,
     lr: float | None = None,
-    layer_decay: float = 0.9,
+    layer_decay: float = 1.0,
 ) -> Phases:
     """Linear probing, then full fine-tuning: the head is good before the features may move.
 
@@ -40,11 +40,11 @@ def lp_ft(
 
 
 def gradual(
-    head_epochs: int = 3,
-    epochs: int = 1,
+    head_epochs: int | None = None,
+    epochs: int | None = None,
     head_lr: float | None = None,
     lr: float | None = None,
-    layer_decay: float = 0.9,
+    layer_decay: float = 1.0,
 ) -> Phases:
     """Unfreeze from the top: head, top quarter, top half, all; ``epochs`` for each after the head.
 
@@ -55,7 +55,9 @@ def gradual(
     return (Phase("auto", head_epochs, head_lr), *(Phase(depth, epochs, lr, layer_decay) for depth in deeper))
 
 
-def lora(head_epochs: int = 3, epochs: int = 3, head_lr: float | None = None, lr: float | None = None) -> Phases:
+def lora(
+    head_epochs: int | None = None, epochs: int | None = None, head_lr: float | None = None, lr: float | None = None
+) -> Phases:
     """Linear probing, then low-rank adapters beside the frozen weights of all blocks.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models"; the head first, as in ``lp_ft``.

@@ -6,18 +6,22 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from hftl import adapters, run_folder
+from hftl.certainty import error_of, parts_of
 from hftl.checkpoint import Progress, let_others_read, load_weights, save, save_pretrained, save_weights
+from hftl.choice import Choice
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
+from hftl.defaults import HEAD_SCALE
 from hftl.errors import HftlError, one_line
 from hftl.features.source import Source, open_source
+from hftl.last_layer import LOGITS, put_in, rows_of, scale, solve_head
 from hftl.layers import digest, fixed_statistics, frozen_digests, running_statistics, set_modes
 from hftl.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.phase import Phase
@@ -29,6 +33,8 @@ from hftl.records import (
     LOWER_IS_BETTER,
     Evaluated,
     EvaluationProgress,
+    HeadSolved,
+    Noted,
     PhaseEnded,
     PhaseStarted,
     Record,
@@ -39,10 +45,11 @@ from hftl.records import (
 from hftl.report import card, curves
 from hftl.runtime import Runtime, compiler_failed, seed_everything
 from hftl.schedule import factor
+from hftl.tasks.base import Outputs
 
-PHASE_BEST, BEST, ADAPTER = "phase-best.safetensors", "best.safetensors", "adapter"
-"""In ``checkpoints/``: what the best epoch of the phase has made of what moves; all weights of the best epoch of the
-run; its adapters where it has any."""
+BEGINNING, PHASE_BEST, BEST, ADAPTER = "beginning.safetensors", "phase-best.safetensors", "best.safetensors", "adapter"
+"""In ``checkpoints/``: all weights as the run began with them; what the best epoch of the phase has made of what moves;
+all weights of the best epoch of the run; its adapters where it has any."""
 
 T = TypeVar("T")
 Reader = Callable[[Record], None]
@@ -115,42 +122,55 @@ class Trainer(Generic[T]):
         """
         if not hasattr(self, "folder") or self.folder.result is None:
             raise HftlError("evaluate: no run has ended yet; call fit() first, or use Predictor(run folder)")
-        assert self.best is not None
-        scores, _ = drain(self._score(split, self.best.settings))
-        return dict(scores)
+        scores: dict[str, float] = drain(self._score(split, self.best.settings))
+        return scores
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def _run(self, started: RunStarted) -> Iterator[Record]:
         begun = time.monotonic()
         self.model = self.ready.loaded.model
-        self.best: Evaluated | None = None
-        self.ended: list[dict[str, Any]] = []
+        self.choice, self.ended = Choice(self._worth), list[dict[str, Any]]()
         self.runtime.once(self._write_declarations)
         yield started
         if not self.recipe.phases:
             yield from self._score_pretrained()
+        if self.recipe.refit:
+            self._keep(BEGINNING)
         for number, phase in enumerate(self.recipe.phases):
             yield from self._phase(number, phase)
+        if self.recipe.refit:
+            yield from self._refit()
         yield from self._finish(begun)
 
-    def _phase(self, number: int, phase: Phase) -> Iterator[Record]:
-        """One phase: a fresh start, its epochs, its best epoch restored."""
-        begun, recipe, runtime = time.monotonic(), self.recipe, self.runtime
+    def _phase(self, number: int, phase: Phase, epochs: int | None = None) -> Iterator[Record]:
+        """One phase: a fresh start, a head that is solved or epochs of steps, what is kept of it restored."""
+        begun = time.monotonic()
         started, frozen = self._fresh_start(number, phase)
         yield started
-        self.source = yield from open_source(self.ready, number, self.model, frozen, runtime)
-        model, optimizer = runtime.prepare(self.source.model, build_optimizer(self.model, self.groups, phase))
-        best: Evaluated | None = None
-        self._checkpoint(Progress(number, 0, 0), optimizer, None, frozen)
+        self.source = yield from open_source(self.ready, number, self.model, frozen, self.runtime)
+        self.phase_choice = Choice(self._worth)
+        solved = started.solver == "lbfgs" and (yield from self._solve(number, phase, started, frozen))
+        stop = (phase.epochs or 0 if epochs is None else epochs) if started.epochs or not solved else 0
+        done = (yield from self._train(number, phase, started, frozen, stop)) if stop else 0
+        last = done - 1 if done else None
+        yield self._phase_ended(number, phase, frozen, last, done < stop, time.monotonic() - begun)
 
-        for epoch in range(phase.epochs):
+    def _train(
+        self, number: int, phase: Phase, started: PhaseStarted, frozen: dict[str, bytes], stop: int
+    ) -> Generator[Record, None, int]:
+        """Epochs of steps until ``stop``, or until none has been better for long; how many there were."""
+        recipe, runtime, ready = self.recipe, self.runtime, self.ready
+        assert phase.epochs is not None
+        model, optimizer = runtime.prepare(self.source.model, build_optimizer(self.model, self.groups, phase))
+        self._checkpoint(Progress(number, 0, 0), optimizer, frozen)
+        for epoch in range(stop):
             seed = (recipe.seed, number, epoch)
             seed_everything((*seed, runtime.rank))
             self._set_modes(phase)
             train, workers = self.source.train(epoch), runtime.workers(recipe.workers)
             steps = epoch_steps(
-                train, recipe.batch_size, seed, recipe.accumulation, workers, runtime.rank, runtime.world_size
+                train, ready.batch_size, seed, recipe.accumulation, workers, runtime.rank, runtime.world_size
             )
             meter = Meter(recipe.log_every, started.steps_per_epoch, runtime.total)
             for step, (rows, batches) in enumerate(steps, start=epoch * started.steps_per_epoch):
@@ -160,7 +180,7 @@ class Trainer(Generic[T]):
                     alone = fixed_statistics(self.model, when=len(batch) == 1)
                     with runtime.no_sync(model, when=batch is not batches[-1]), alone:
                         on_device = batch.to(runtime.device)
-                        loss = batch.weight * self.ready.loss(model(**on_device.inputs), on_device).sum() / rows
+                        loss = batch.weight * ready.loss(model(**on_device.inputs), on_device).sum() / rows
                         runtime.backward(loss)
                     meter.add_loss(loss)
                 meter.add_norm(runtime.clip(optimizer, recipe.clip_norm))
@@ -171,18 +191,11 @@ class Trainer(Generic[T]):
                 yield StepTaken(number, epoch, step, rows, lr, *meter.read(step))
 
             with averaged(optimizer):
-                evaluated = yield from self._validate(number, epoch, best)
-                if evaluated.best:
-                    best, since_best = evaluated, 0
-                    self._keep(PHASE_BEST, frozen)
-                else:
-                    since_best += 1
-            yield evaluated
-            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, best, frozen)
-            if since_best == phase.patience:
+                yield from self._evaluate(number, epoch, frozen)
+            self._checkpoint(Progress(number, epoch + 1, 0), optimizer, frozen)
+            if self.phase_choice.waiting == phase.patience:
                 break
-
-        yield self._phase_ended(phase, frozen, best, epoch + 1 < phase.epochs, time.monotonic() - begun)
+        return epoch + 1
 
     # -- what the loop is made of --------------------------------------------------------------------------------
 
@@ -196,24 +209,82 @@ class Trainer(Generic[T]):
     def _set_modes(self, phase: Phase) -> None:
         set_modes(self.model, self.groups, phase.unfreeze, update_batch_norm=phase.batch_norm == "update")
 
-    def _validate(
-        self, phase: int | None, epoch: int | None, best: Evaluated | None
-    ) -> Generator[Record, None, Evaluated]:
-        begun = time.monotonic()
-        self.runtime.average(running_statistics(self.model))  # each process has seen its own rows
-        scores, settings = yield from self._score("validation")
-        better = best is None or self._worth(scores) > self._worth(best.scores)
-        return Evaluated(phase, epoch, "validation", scores, better, time.monotonic() - begun, settings)
+    def _solve(
+        self, number: int, phase: Phase, started: PhaseStarted, frozen: Collection[str]
+    ) -> Generator[Record, None, bool]:
+        """Put the last layer of the head at its optimum on stored features; whether there are any.
 
-    def _score(
-        self, split: str, settings: dict[str, Any] | None = None
-    ) -> Generator[EvaluationProgress, None, tuple[dict[str, float], dict[str, Any]]]:
-        """Scores of a split, with the task's settings: those given, or tuned on this split itself."""
-        rows, recipe = self.ready.splits.of(split), self.recipe
-        outputs = yield from outputs_of(self.source.model, self.source.examples(split), recipe, self.runtime, split)
-        settings = recipe.task.tune(outputs, rows) if settings is None else settings
-        named = {"id2label": dict(enumerate(self.ready.splits.labels)), **settings}
-        return recipe.task.score(outputs, rows, named), settings
+        Where more of the head trains, it is made small afterwards, so that the layers below learn in the steps to come.
+        """
+        begun, task, runtime = time.monotonic(), self.recipe.task, self.runtime
+        if not self.source.stored:
+            yield Noted(number, "the head is trained in steps: to be solved it needs stored features")
+            return False
+        runtime.prepare_evaluation(self.source.model)
+        found = self.ready.last_layer(self.model)
+        assert found is not None
+        views = [self.source.train(view) for view in range(self.ready.views(number))]
+        rows = rows_of(self.source.model, found.module, views, task, runtime.device)
+        solution = runtime.once(lambda: solve_head(rows, found.module, self.ready.loss, phase, self.recipe.seed))
+        put_in(solution, found.module)
+        scores: dict[str, float] = {}
+        if solution.left_out is not None and len(views) == 1:
+            outputs = {LOGITS: solution.left_out.numpy()}
+            train = self.ready.splits.train
+            scores = task.score(outputs, train, self._named(task.tune(outputs, train)))
+        size, (count, width) = solution.folds, rows.features.shape
+        spent = time.monotonic() - begun
+        yield HeadSolved(number, found.name, count, width, solution.penalty, solution.temperature, size, scores, spent)
+        yield from self._evaluate(number, None, frozen)
+        if started.epochs:
+            runtime.unwrap(self.source.model)
+            scale(found.module, HEAD_SCALE)
+        return True
+
+    def _refit(self) -> Iterator[Record]:
+        """Train once more on all rows, as the model that was kept: the same phases, each for as many epochs."""
+        assert self.best.phase is not None
+        first, again = len(self.recipe.phases), self.ended[: self.best.phase + 1]
+        self.model = self.runtime.unwrap(self.model)
+        self._restore(BEGINNING)
+        self.ready = self.ready.on_all_rows(len(again))
+        for number, ended in enumerate(again, start=first):
+            epoch = ended["best_epoch"]
+            yield from self._phase(number, self.ready.recipe.phases[number], 0 if epoch is None else epoch + 1)
+
+    def _evaluate(self, number: int, epoch: int | None, frozen: Collection[str]) -> Iterator[Record]:
+        """Scores on validation, and whether this is what is kept; in the second pass, what is last is."""
+        if self.ready.first:
+            self._keep(PHASE_BEST, frozen)
+            return
+        evaluated = yield from self._validate(number, epoch)
+        if self.phase_choice.take(evaluated):
+            evaluated = replace(evaluated, best=True)
+            self._keep(PHASE_BEST, frozen)
+        yield evaluated
+
+    def _validate(self, phase: int | None, epoch: int | None) -> Generator[Record, None, Evaluated]:
+        begun, task = time.monotonic(), self.recipe.task
+        self.runtime.average(running_statistics(self.model))  # each process has seen its own rows
+        outputs = yield from self._outputs("validation")
+        rows = self.ready.splits.validation
+        settings = task.tune(outputs, rows)
+        named = self._named(settings)
+        scores, parts = task.score(outputs, rows, named), parts_of(task.correctness(outputs, rows, named))
+        return Evaluated(phase, epoch, "validation", scores, False, time.monotonic() - begun, settings, parts)
+
+    def _score(self, split: str, settings: dict[str, Any]) -> Generator[EvaluationProgress, None, dict[str, float]]:
+        """Scores of a split, with the task's settings."""
+        outputs = yield from self._outputs(split)
+        scores: dict[str, float] = self.recipe.task.score(outputs, self.ready.splits.of(split), self._named(settings))
+        return scores
+
+    def _outputs(self, split: str) -> Generator[EvaluationProgress, None, Outputs]:
+        self.ready.splits.of(split)  # the data may have no such
+        return outputs_of(self.source.model, self.source.examples(split), self.recipe, self.runtime, split)
+
+    def _named(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id2label": dict(enumerate(self.ready.splits.labels)), **settings}
 
     def _worth(self, scores: dict[str, float]) -> tuple[float, float]:
         """What is highest for the best epoch: the score that chooses, and of equal ones the lower loss."""
@@ -235,30 +306,23 @@ class Trainer(Generic[T]):
             load_weights(self.folder.checkpoints / name, self.model)
         self.runtime.equalise(self.model)
 
-    def _checkpoint(
-        self,
-        progress: Progress,
-        optimizer: torch.optim.Optimizer,
-        phase_best: Evaluated | None,
-        frozen: Collection[str],
-    ) -> None:
+    def _checkpoint(self, progress: Progress, optimizer: torch.optim.Optimizer, frozen: Collection[str]) -> None:
         if not self.runtime.first:
             return
-        state = {
-            "best": self.best and asdict(self.best),
-            "phase_best": phase_best and asdict(phase_best),
-            "phases": self.ended,
-        }
+        state = {"choice": self.choice.state(), "phase_choice": self.phase_choice.state(), "phases": self.ended}
         save(self.folder.checkpoints / "last", progress, self.model, optimizer, state, frozen)
 
     def _phase_ended(
-        self, phase: Phase, frozen: dict[str, bytes], best: Evaluated | None, stopped_early: bool, seconds: float
+        self,
+        number: int,
+        phase: Phase,
+        frozen: dict[str, bytes],
+        last: int | None,
+        stopped_early: bool,
+        seconds: float,
     ) -> PhaseEnded:
-        """Restore the best epoch, see that what was frozen is bit-equal, keep the best of the run, merge adapters."""
-        assert best is not None
-        assert best.phase is not None
-        assert best.epoch is not None
-        number = best.phase
+        """Restore what is kept of the phase, see that what was frozen is bit-equal, keep the best, merge adapters."""
+        kept, second = self.phase_choice.kept, self.ready.first is not None
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         if len(set(self.runtime.gather(digest(trained)))) > 1:
             raise RuntimeError("the processes' parameters have drifted apart; this is a bug of hftl")
@@ -267,15 +331,16 @@ class Trainer(Generic[T]):
         moved = [name for name, after in frozen_digests(self.model).items() if frozen.get(name) != after]
         if moved:
             raise RuntimeError(f"{len(moved)} tensors moved that were frozen, {moved[0]} first; this is a bug of hftl")
-        better = self.best is None or self._worth(best.scores) > self._worth(self.best.scores)
+        better = second or (kept is not None and self.choice.take(kept))
         if better:
             self.runtime.once(lambda: self._keep_adapters(number, phase))
         adapters.merge(self.model)
         if better:
-            self.best = best
             self._keep(BEST)
+            self.last_kept = number
         result = digest(self.model.state_dict())
-        ended = PhaseEnded(number, best.epoch, best.scores, stopped_early, len(frozen), seconds, result)
+        epoch, scores = (kept.epoch, kept.scores) if kept else (last, {})
+        ended = PhaseEnded(number, epoch, scores, stopped_early, len(frozen), seconds, result, second)
         trainable = sum(parameter.numel() for parameter in trained.values())
         declared = {"unfreeze": str(phase.unfreeze), "train": phase.train, "trainable": trainable}
         self.ended.append({**asdict(ended), **declared})
@@ -286,13 +351,21 @@ class Trainer(Generic[T]):
         kept = self.folder.checkpoints / ADAPTER
         shutil.rmtree(kept, ignore_errors=True)
         apart = phase.train == "lora" and not self.ready.loaded.converted
-        if apart and all(earlier.head_only for earlier in self.recipe.phases[:number]):
+        before = self.ready.recipe.phases[len(self.recipe.phases) if self.ready.first else 0 : number]
+        if apart and all(earlier.head_only for earlier in before):
             adapters.save(kept, self.model, self.groups, phase.lora, self.recipe.model)
 
     def _score_pretrained(self) -> Iterator[Record]:
         self._compute_plainly()
-        self.best = yield from self._validate(None, None, None)
-        yield self.best
+        evaluated = yield from self._validate(None, None)
+        self.choice.take(evaluated)
+        yield replace(evaluated, best=True)
+
+    @property
+    def best(self) -> Evaluated:
+        """The evaluation of the model that is kept of the run."""
+        assert self.choice.kept is not None
+        return self.choice.kept
 
     def _compute_plainly(self) -> None:
         """Evaluate the model itself from now on."""
@@ -301,25 +374,32 @@ class Trainer(Generic[T]):
 
     def _finish(self, begun: float) -> Iterator[Record]:
         """Restore the best of the run, score it on the test split, write what lasts."""
-        assert self.best is not None
         if self.best.phase is not None:
             self._restore(BEST)
-        if self.best.phase != len(self.recipe.phases) - 1:  # stored features are those of the last phase
+        if not self.ended or self.last_kept != self.ended[-1]["phase"]:  # stored features are those of the last phase
             self._compute_plainly()
         scores = {"validation": self.best.scores}
         if "test" in self.ready.splits.named():
             started = time.monotonic()
-            scores["test"], _ = yield from self._score("test", self.best.settings)
+            scores["test"] = yield from self._score("test", self.best.settings)
             yield Evaluated(self.best.phase, self.best.epoch, "test", scores["test"], False, time.monotonic() - started)
         self.model = self.runtime.unwrap(self.model)
         saved = self.runtime.once(lambda: self._write_result(scores))
         self._compute_plainly()  # whoever evaluates it now gets the scores of the run
         seconds = time.monotonic() - begun
-        yield RunEnded(self.best.phase, self.best.epoch, scores, str(self.folder.path), seconds, saved)
+        yield RunEnded(
+            best_phase=self.best.phase,
+            best_epoch=self.best.epoch,
+            scores=scores,
+            folder=str(self.folder.path),
+            seconds=seconds,
+            saved=saved,
+            refit=self.ready.first is not None,
+            error=error_of(self.best.parts),
+        )
 
     def _write_result(self, scores: dict[str, dict[str, float]]) -> str:
         """Model or adapters, and the scores; which of the two."""
-        assert self.best is not None
         self.model.config.update(self.best.settings)
         kept = self.folder.checkpoints / ADAPTER
         if kept.is_dir() and not self.recipe.merge_lora:
@@ -329,7 +409,12 @@ class Trainer(Generic[T]):
             kept.rename(self.folder.adapter)
         else:
             save_pretrained(self.folder.model, self.model, self.ready.processor)
-        best = {"phase": self.best.phase, "epoch": self.best.epoch}
+        best = {
+            "phase": self.best.phase,
+            "epoch": self.best.epoch,
+            "refit": self.ready.first is not None,
+            "error": error_of(self.best.parts),
+        }
         metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
         run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)

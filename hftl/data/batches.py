@@ -64,6 +64,10 @@ class Examples(Protocol):
         """Length of each example where padding costs time, else None."""
 
     @property
+    def owners(self) -> Indices | None:
+        """The row of the data that each example is of, where some make several examples; None: each its own."""
+
+    @property
     def frequencies(self) -> Frequencies | None:
         """How often each example should be drawn, relative to the others; None: each once an epoch."""
 

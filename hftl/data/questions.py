@@ -125,6 +125,7 @@ def prepare(
         parts[0], leaked = _without_leaks(parts, leaks, notes)
         bad += leaked
         settle(_left(parts), leaked, "skip")
+    cut = validation_fraction > 0 and (len(parts) < 2 or parts[1].name != "validation")
     if len(parts) < 2 or parts[1].name != "validation":
         parts[:1] = _cut(parts[0], validation_fraction, seed, notes)
     for part in parts:
@@ -133,7 +134,7 @@ def prepare(
             notes.append(f"{part.name}: {int((1 - has).sum()):,} of {len(has):,} questions have no answer")
     with quiet_datasets():
         done = {part.name: _finished(part) for part in parts}
-    return Splits(done["train"], done["validation"], done.get("test"), (), (*bad, *wrong), tuple(notes))
+    return Splits(done["train"], done["validation"], done.get("test"), (), (*bad, *wrong), tuple(notes), cut)
 
 
 def rows_of(data: Dataset, columns: Choice) -> list[tuple[str, str]]:

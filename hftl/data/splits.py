@@ -56,6 +56,8 @@ class Splits:
     """What was skipped."""
     notes: tuple[str, ...]
     """What was decided, a line each."""
+    cut: bool = False
+    """Whether the validation rows were taken from train, as the data have no such split."""
 
     def named(self) -> dict[str, Dataset]:
         """The splits that are there."""
@@ -189,7 +191,8 @@ def prepare(
         notes.append(_on_sets(parts[0].labels.take(parts[0].keep)))
     with quiet_datasets():
         done = {part.name: _finished(part, labels, kind) for part in parts}
-    return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes))
+    cut = "validation" not in given and validation_fraction > 0
+    return Splits(done["train"], done["validation"], done.get("test"), labels, tuple(bad), tuple(notes), cut)
 
 
 def _read_parts(

@@ -130,6 +130,7 @@ class TokenExamples:
     lengths: Indices
     notes: tuple[str, ...]
     frequencies: Frequencies | None = None
+    owners: Indices | None = None
 
     columns: ClassVar[tuple[str, ...]]
     """Those of the dataset that the batches are made of."""

@@ -51,27 +51,38 @@ def restored(cut: Cut, kept: torch.Tensor, mask: torch.Tensor | None) -> torch.T
 
 
 class StoredExamples:
-    """The rows of ``examples`` as batches of features, read from a store.
+    """The rows of ``examples`` as batches of features, read from stores.
 
     Where the cut needs inputs, the batches have the model's own inputs as well; extras they always have.
+
+    Args:
+        examples: the rows.
+        cut: where the features go in.
+        stores: of the rows, which lie in them one store after the other, each with the examples that it was filled from.
+        batch: rows in a batch with which they were filled.
     """
 
-    def __init__(self, examples: Examples, cut: Cut, found: Found, rows: int) -> None:
+    def __init__(self, examples: Examples, cut: Cut, stores: Sequence[tuple[Examples, Found]], batch: int) -> None:
         self._examples, self._cut = examples, cut
         self.notes: tuple[str, ...] = ()
         self.lengths: Indices | None = examples.lengths
         """Those of the rows themselves: an epoch has the same batches as without a store."""
+        self.owners: Indices | None = examples.owners
         self.frequencies: Frequencies | None = examples.frequencies
         self.random = False
         self._read = cut.needs_inputs or bool(examples.__getitems__([0]).extras)
         self.read_ahead = self._read
-        self.digest = found.path.name
-        shards = filling_order(examples, rows, len(found.declaration.shards))
-        written = np.concatenate([batch for batches in shards for batch in batches])
-        self._place = np.argsort(written)
-        self._arrays = {name: Array(found.path, name, found.declaration) for name in found.declaration.columns}
+        found = [store for _, store in stores]
+        self.digest = " ".join(store.path.name for store in found)
+        written, begin = [np.empty(0, dtype=np.int64)], 0
+        for filled, store in stores:
+            shards = filling_order(filled, batch, len(store.declaration.shards))
+            written += [begin + rows for batches in shards for rows in batches]
+            begin += len(filled)
+        self._place = np.argsort(np.concatenate(written))
+        self._arrays = {name: Array(found, name) for name in found[0].declaration.columns}
         if cut.ragged:
-            lengths = self._arrays[POSITIONS].take(np.arange(len(written))).numpy()
+            lengths = self._arrays[POSITIONS].take(np.arange(begin)).numpy()
             self._start, self._length = np.cumsum(lengths) - lengths, lengths
 
     def __len__(self) -> int:

@@ -98,8 +98,11 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
         raise NotStoredError(problem)
     assert cut is not None
     views = ready.views(number)
+    # The second pass trains on the rows of two splits, each of which has a store, unless views of them are wanted.
+    plain = ready.first or ready
     rows: list[tuple[str, int | None, Examples]] = [
-        ("train", view if views > 1 else None, ready.train_rows(number, view)) for view in range(views)
+        ("train", view, ready.train_rows(number, view)) if views > 1 else ("train", None, plain.examples("train"))
+        for view in range(views)
     ]
     rows += [(split, None, ready.examples(split)) for split in others]
     made_of = _made_of(cut, model, frozen, ready, runtime)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hftl.errors import NotStoredError
+from hftl.layers import modes_kept
 
 MASK = "attention_mask"
 """The model's input that tells, of shape (rows, positions), which positions of a row are no padding."""
@@ -275,17 +276,6 @@ def _record(model: nn.Module, inputs: dict[str, torch.Tensor]) -> _Record:
     record = found[0]
     # What is called again behind the cut has to work there.
     return _Record(record.cut, record.entering, {n: o for n, o in record.returned.items() if n not in later})
-
-
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Every module is in the mode afterwards that it was in before."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _entering(given: tuple[Any, ...], named: dict[str, Any]) -> torch.Tensor:

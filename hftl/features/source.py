@@ -32,6 +32,8 @@ class Source:
     """Of a split, as evaluated."""
     train: Callable[[int], Examples]
     """Of an epoch, as trained on."""
+    stored: bool = False
+    """Whether these are stored features, and the model the part of it that trains."""
 
 
 def open_source(
@@ -69,16 +71,17 @@ def open_source(
         removed=removed,
         seconds=time.monotonic() - begun,
     )
-    batch = ready.recipe.eval_batch_size
-    rows = {
-        (w.split, w.view): StoredExamples(w.examples, plan.cut, f, batch)
-        for w, f in zip(plan.wanted, found, strict=True)
-    }
-    views = ready.views(number)
+    batch, views = ready.recipe.eval_batch_size, ready.views(number)
+    filled = {(w.split, w.view): (w.examples, store) for w, store in zip(plan.wanted, found, strict=True)}
+    rows = {name: StoredExamples(pair[0], plan.cut, [pair], batch) for name, pair in filled.items()}
+    if ready.first and views == 1:
+        both = [filled["train", None], filled["validation", None]]
+        rows["train", None] = StoredExamples(ready.examples("train"), plan.cut, both, batch)
     return Source(
         Replay(model, plan.cut),
         lambda split: rows[split, None],
         lambda epoch: rows["train", epoch % views if views > 1 else None],
+        stored=True,
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,21 +95,11 @@ def default_folder() -> Path:
 
 
 class Array:
-    """One array of a store over all its shards, memory-mapped: only what is taken is read."""
+    """One array of some stores over all their shards, memory-mapped: only what is taken is read."""
 
-    def __init__(self, store: Path, name: str, declaration: Declaration) -> None:
-        column, entries = declaration.columns[name], [shard[name] for shard in declaration.shards]
-        dtype: torch.dtype = getattr(torch, column.dtype)
-        numbers = int(np.prod(column.shape, dtype=np.int64))
-        self._parts = [
-            torch.from_file(str(shard_path(store, name, number)), False, count * numbers, dtype=dtype).view(
-                count, *column.shape
-            )
-            if count
-            else torch.empty(0, *column.shape, dtype=dtype)
-            for number, count in enumerate(entries)
-        ]
-        self._ends = np.cumsum(entries)
+    def __init__(self, stores: Sequence[Found], name: str) -> None:
+        self._parts = [part for found in stores for part in _mapped(found, name)]
+        self._ends = np.cumsum([len(part) for part in self._parts])
 
     def take(self, places: Places) -> torch.Tensor:
         """Copies of the entries at these places, counted over all shards; shape (places, …)."""
@@ -129,6 +119,21 @@ class Array:
         first = starts - self._ends[part] + [len(self._parts[number]) for number in part]
         ends = zip(part.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
         return torch.cat([self._parts[number][start:end] for number, start, end in ends])
+
+
+def _mapped(found: Found, name: str) -> list[torch.Tensor]:
+    """The array in each shard of a store, shape (entries, …)."""
+    column, entries = found.declaration.columns[name], [shard[name] for shard in found.declaration.shards]
+    dtype: torch.dtype = getattr(torch, column.dtype)
+    numbers = int(np.prod(column.shape, dtype=np.int64))
+    return [
+        torch.from_file(str(shard_path(found.path, name, number)), False, count * numbers, dtype=dtype).view(
+            count, *column.shape
+        )
+        if count
+        else torch.empty(0, *column.shape, dtype=dtype)
+        for number, count in enumerate(entries)
+    ]
 
 
 def shard_path(store: Path, name: str, number: int) -> Path:

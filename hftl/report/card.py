@@ -14,8 +14,11 @@ import yaml
 from hftl import tasks
 from hftl.display import (
     few_text,
+    head_text,
+    length_text,
     one_line,
     phase_text,
+    place_text,
     rate_text,
     score_names,
     score_text,
@@ -23,7 +26,7 @@ from hftl.display import (
     trained_text,
 )
 from hftl.errors import HftlError
-from hftl.records import BY_LABEL
+from hftl.records import BY_LABEL, HeadSolved
 from hftl.report.curves import of_kind, read_history
 from hftl.run_folder import RunFolder, write_text
 
@@ -166,8 +169,12 @@ def _thresholds(metrics: Plain, history: Sequence[Plain]) -> dict[str, float] | 
 def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
     rows: list[tuple[str, str, Mapping[str, float]]] = [
         ("majority", "validation", metrics["majority"]),
-        *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"]),
-        *(("**saved model**", split, metrics[split]) for split in SPLITS if split in metrics),
+        *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"] if not phase["refit"]),
+        *(
+            ("**chosen model**" if metrics["best"]["refit"] and split == "validation" else "**saved model**", split, of)
+            for split in SPLITS
+            if (of := metrics.get(split))
+        ),
     ]
     names = score_names(scores for _, _, scores in rows)
     table = _table(
@@ -181,9 +188,15 @@ def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -
     saved = (
         "The saved model is the pretrained one, as it was."
         if best["phase"] is None
-        else f"The saved model is that of phase {best['phase']}, epoch {best['epoch']} (both count from 0), "
-        "chosen on the validation split."
+        else f"The saved model is that of {place_text(best['phase'], best['epoch'])} (both count from 0), "
+        f"chosen on the validation split{_sure(metrics)}."
     )
+    if best["refit"]:
+        saved += (
+            " It was then trained once more from the checkpoint, in the same way, on all rows, those of the validation "
+            "split included. So its validation scores are those of the chosen model before that: no row that the saved "
+            "model was trained on is scored."
+        )
     majority = f"*Majority* {tasks.find(task).majority_is}."
     if thresholds is not None:
         chosen = few_text([f"{label} {score_text(value)}" for label, value in thresholds.items()], MANY_LABELS)
@@ -214,15 +227,18 @@ def _training(recipe: Plain, metrics: Plain, history: Sequence[Plain]) -> str:
             (
                 _phase(ended),
                 trained_text(ended["trainable"], parameters),
-                f"{begun['epochs']} x {begun['steps_per_epoch']:,} steps",
-                str(ended["best_epoch"]),
-                rate_text(begun["lr"]),
+                length_text(begun["solver"], begun["epochs"], begun["steps_per_epoch"]),
+                "solved" if ended["best_epoch"] is None else str(ended["best_epoch"]),
+                rate_text(begun["lr"]) if begun["epochs"] else "",
                 seconds_text(ended["seconds"]),
             )
         )
-    table = _table(["", "trained", "epochs, at most", "best epoch", "peak learning rate", "time"], rows)
+    table = _table(["", "trained", "epochs, at most", "kept epoch", "peak learning rate", "time"], rows)
     settings = f"Batch size {recipe['batch_size']}, seed {recipe['seed']}, AdamW."
     frozen = "What a phase does not train is frozen: bit-equal before and after it."
+    for solved in of_kind(history, "HeadSolved"):
+        plain = HeadSolved(**{name: value for name, value in solved.items() if name != "record"})
+        settings += f" Phase {plain.phase}: {head_text(plain)}."
     return f"## Training\n\n{table}\n\n{settings} {frozen} `recipe.yaml` holds every setting."
 
 
@@ -343,7 +359,12 @@ def _again(recipe: Plain) -> str:
 
 
 def _phase(ended: Plain) -> str:
-    return f"phase {ended['phase']}: {phase_text(str(ended['unfreeze']), ended['train'])}"
+    return f"phase {ended['phase']}: {phase_text(str(ended['unfreeze']), ended['train'], ended['refit'])}"
+
+
+def _sure(metrics: Plain) -> str:
+    error = metrics["best"].get("error")
+    return "" if error is None else f", where its first score is sure to ± {score_text(error)} (one standard error)"
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

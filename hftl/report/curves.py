@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,9 @@ class Span:
     steps_per_epoch: int
     end: int
 
-    def after(self, epoch: int) -> int:
-        """The step, from the start of the run, at which an epoch has ended."""
-        return self.start + (epoch + 1) * self.steps_per_epoch
+    def after(self, epoch: int | None) -> int:
+        """The step, from the start of the run, at which an epoch has ended; None: at which the head was solved."""
+        return self.start if epoch is None else self.start + (epoch + 1) * self.steps_per_epoch
 
 
 def draw(folder: Path) -> Path:
@@ -108,9 +108,14 @@ def spans_of(history: Sequence[Plain]) -> list[Span]:
     for phase, record in sorted(started.items()):
         start, per_epoch = spans[-1].end if spans else 0, record["steps_per_epoch"]
         steps = [each["step"] + 1 for each in of_kind(history, "StepTaken") if each["phase"] == phase]
-        epochs = [(each["epoch"] + 1) * per_epoch for each in _validations(history) if each["phase"] == phase]
+        ended = [each["epoch"] for each in _validations(history) if each["phase"] == phase]
+        epochs = [(epoch + 1) * per_epoch for epoch in ended if epoch is not None]
         part = "" if record["train"] == "weights" else f", {record['train']}"
-        spans.append(Span(phase, f"{record['unfreeze']}{part}", start, per_epoch, start + max([1, *steps, *epochs])))
+        rows = ", all rows" if record["refit"] else ""
+        end = start + max([0, *steps, *epochs])
+        spans.append(Span(phase, f"{record['unfreeze']}{part}{rows}", start, per_epoch, end))
+    if spans and spans[-1].end == 0:  # heads that were solved take no steps
+        spans = [replace(span, end=1) for span in spans]
     return spans
 
 
@@ -118,11 +123,16 @@ def _validations(history: Sequence[Plain]) -> list[Plain]:
     return [record for record in of_kind(history, "Evaluated") if record["split"] == "validation"]
 
 
-def _saved(history: Sequence[Plain]) -> set[tuple[int, int]]:
+def _saved(history: Sequence[Plain]) -> set[tuple[int, int | None]]:
     """Phase and epoch of the saved model, where the history tells: at its end, or with the scores of the test split."""
     ended = [(each["best_phase"], each["best_epoch"]) for each in of_kind(history, "RunEnded")]
     tested = [(each["phase"], each["epoch"]) for each in of_kind(history, "Evaluated") if each["split"] == "test"]
-    return {place for place in [*tested, *ended][-1:] if None not in place}
+    return {place for place in [*tested, *ended][-1:] if place[0] is not None}
+
+
+def _refit(history: Sequence[Plain]) -> bool:
+    """Whether there is a second pass, on all rows."""
+    return any(record["refit"] for record in of_kind(history, "PhaseStarted"))
 
 
 # The picture of a run with phases.
@@ -177,9 +187,10 @@ def _draw_scores(axes: Axes, history: Sequence[Plain], spans: Sequence[Span]) ->
         lines = [_curve(history, [span], name) for span in spans]
         _plot(axes, lines, name, color=colour, marker="o", zorder=3 - index / len(names))
     saved = _saved(history)
-    best = {(each["phase"], each["best_epoch"]) for each in of_kind(history, "PhaseEnded")}
+    best = {(each["phase"], each["best_epoch"]) for each in of_kind(history, "PhaseEnded") if not each["refit"]}
     for first in names[:1]:
-        for label, look, places in (("best of its phase", RING, best - saved), ("saved model", STAR, saved)):
+        chosen = "chosen, then trained on all rows" if _refit(history) else "saved model"
+        for label, look, places in (("best of its phase", RING, best - saved), (chosen, STAR, saved)):
             steps = {span.after(epoch) for span in spans for phase, epoch in places if phase == span.phase}
             marked = [(step, score) for step, score in _curve(history, spans, first) if step in steps]
             _plot(axes, [marked], label, color=COLOURS[0], **look)

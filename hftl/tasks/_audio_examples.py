@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hftl.data.batches import Batch, Frequencies
     from hftl.data.clips import Clips
+    from hftl.data.sampling import Ids
     from hftl.data.sounds import Wave
     from hftl.tasks.audio_classification import AudioClassification
 
@@ -54,6 +55,11 @@ class AudioExamples:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def owners(self) -> Ids:
+        """See ``Examples``."""
+        return self.clips.recording
 
     @property
     def random(self) -> bool:

@@ -248,9 +248,11 @@ class Classification(Strict):
             return first, second
 
         def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+            import torch
+
             if batch.targets is None:
                 raise HftlError("loss: the rows have no labels")
-            logits = outputs.logits.float()
+            logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
             weights, shift = constants(logits.shape[1], logits.device)
             logits = logits if shift is None else logits + shift
             return function(logits, batch.targets, self.label_smoothing, gamma, weights)
@@ -312,6 +314,19 @@ class Classification(Strict):
             found = metrics.score(self._metrics(ONE_LABEL), logits.argmax(axis=1), labels)
             loss = -log_softmax(logits)[np.arange(len(labels)), labels].mean()
         return {**found, "loss": float(loss)}
+
+    def correctness(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> npt.NDArray[np.float64]:
+        """Whether the label of each row is right, shape (rows,); where it has any number of labels, the F1 of these."""
+        import numpy as np
+
+        from hftl.data.labels import read_targets
+
+        labels, logits = read_targets(dataset), outputs["logits"]
+        if labels.ndim == 1:
+            return np.asarray(logits.argmax(axis=1) == labels, dtype=np.float64)
+        given = sigmoid(logits) >= settings["thresholds"]
+        sizes = given.sum(axis=1) + labels.sum(axis=1)
+        return np.where(sizes == 0, 1.0, 2 * (given & labels).sum(axis=1) / np.maximum(sizes, 1))
 
     def _metrics(self, problem: str) -> tuple[str, ...]:
         return self.metrics or self.usual_metrics[problem]

@@ -276,6 +276,10 @@ class AudioClassification(Classification):
             found |= average_precisions_by_label(joined, dataset, settings)
         return found
 
+    def correctness(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> npt.NDArray[np.float64]:
+        """See ``Task``: of recordings."""
+        return super().correctness(self._joined(outputs, dataset, is_multi_label(settings)), dataset, settings)
+
     def given(
         self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
     ) -> npt.NDArray[np.bool_]:

@@ -93,6 +93,9 @@ class Task(Protocol):
     def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
         """Scores of the whole split, computed once from all outputs. The first is the one that chooses."""
 
+    def correctness(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> npt.NDArray[np.float64]:
+        """How right the answer to each row is, from 0 to 1; shape (rows,). It tells how sure a score is."""
+
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:
         """Scores on ``dataset`` of the best answer that ignores the input, learnt from ``train``."""
 

@@ -174,6 +174,7 @@ class ImageExamples:
     augment: bool
     seed: tuple[int, ...] = ()
     lengths: None = None
+    owners: None = None
     frequencies: Frequencies | None = None
     notes: tuple[str, ...] = ()
     read_ahead: ClassVar[bool] = True

@@ -177,7 +177,8 @@ class QuestionAnswering(Strict):
                     f"the answers of {lost:,} questions are in no window as a whole; raise --task.doc-stride, or "
                     "--task.max-length"
                 )
-        return QuestionExamples(windows, processor, lengths, tuple(notes))
+        owners = np.asarray(windows["question_row"][:], dtype=np.int64)
+        return QuestionExamples(windows, processor, lengths, tuple(notes), owners=owners)
 
     def objective(self, train: Dataset) -> Loss:  # noqa: ARG002
         """Cross-entropy of the answer's first and last token, their mean, shape (windows,).
@@ -215,17 +216,17 @@ class QuestionAnswering(Strict):
         import numpy as np
 
         from hftl.metrics import squad_scores
-        from hftl.tasks._spans import best
 
-        gold, found = _gold(dataset), best(outputs, len(dataset))
-        spans = _answers(dataset, found.begin, found.end)
-        limit = math.inf if settings.get(THRESHOLD) is None else settings[THRESHOLD]
-        given = ["" if margin > limit else span for span, margin in zip(spans, found.margin.tolist(), strict=True)]
+        gold, (spans, given) = _gold(dataset), _given(outputs, dataset, settings)
         scores = squad_scores(given, gold)
-        if limit < math.inf and any(gold):
+        if settings.get(THRESHOLD) is not None and any(gold):
             forced = squad_scores(*zip(*(pair for pair in zip(spans, gold, strict=True) if pair[1]), strict=True))
             scores |= {name: forced[name.removeprefix("forced_")] for name in FORCED}
         return {**scores, **({"loss": float(np.mean(outputs["loss"]))} if "loss" in outputs else {})}
+
+    def correctness(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> npt.NDArray[np.float64]:
+        """See ``Task``: the F1 of each answer."""
+        return _f1(_given(outputs, dataset, settings)[1], _gold(dataset))
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:  # noqa: ARG002
         """Scores of never giving an answer."""
@@ -367,6 +368,16 @@ class QuestionExamples(tokens.TokenExamples):
         if "first" in rows:
             targets = torch.stack([torch.tensor(rows[name]) + shift for name in ("first", "last")], dim=1)
         return Batch(inputs, targets, torch.tensor(indices), extras=extras)
+
+
+def _given(outputs: Outputs, dataset: Dataset, settings: Settings) -> tuple[list[str], list[str]]:
+    """The best span of each question, and what is given: that, or nothing where its threshold says so."""
+    from hftl.tasks._spans import best
+
+    found = best(outputs, len(dataset))
+    spans = _answers(dataset, found.begin, found.end)
+    limit = math.inf if settings.get(THRESHOLD) is None else settings[THRESHOLD]
+    return spans, ["" if margin > limit else span for span, margin in zip(spans, found.margin.tolist(), strict=True)]
 
 
 def _gold(dataset: Dataset) -> list[list[str]]:

@@ -1,0 +1,49 @@
+"""Which of several evaluations on the same rows is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from hftl.certainty import error_of_difference
+from hftl.records import Evaluated
+
+Worth = Callable[[dict[str, float]], tuple[float, float]]
+"""What is highest for the best scores: the one that chooses, and for equal ones another."""
+
+
+class Choice:
+    """The latest evaluation that is not worse than the best by more than the standard error of their difference.
+
+    What comes later has trained for longer, or deeper, or with a smaller learning rate: it is expected to be better, and
+    a small validation split that says otherwise by a row or two does not overrule that. Many rows make the error small,
+    and then the best is kept.
+
+    Source: the rule of one standard error, see ``certainty``; here for the longer training instead of the simpler model.
+    """
+
+    def __init__(self, worth: Worth) -> None:
+        self._worth = worth
+        self.top: Evaluated | None = None
+        """The best there was."""
+        self.kept: Evaluated | None = None
+        self.waiting = 0
+        """Evaluations since the best."""
+
+    def take(self, new: Evaluated) -> bool:
+        """See one more evaluation; whether it is kept now."""
+        if self.top is None or self._worth(new.scores) > self._worth(self.top.scores):
+            self.top = self.kept = new
+            self.waiting = 0
+            return True
+        self.waiting += 1
+        behind = self._worth(self.top.scores)[0] - self._worth(new.scores)[0]
+        if behind <= error_of_difference(new.parts, self.top.parts):
+            self.kept = new
+            return True
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands, as plain data."""
+        return {"top": self.top and asdict(self.top), "kept": self.kept and asdict(self.kept), "waiting": self.waiting}

@@ -1,0 +1,101 @@
+"""What a recipe leaves open, filled in by what is known before training: the rows, the model, where it starts.
+
+One rule for all: a head is solved; blocks then train from that head, made small, for as many steps as the rows ask for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hftl.phase import Phase
+
+BATCH = 16
+LARGE_BATCH = 32
+MANY_ROWS = 10_000
+STEPS = 200
+MOST_EPOCHS, FEWEST_EPOCHS = 10, 3
+HEAD_EPOCHS = 10
+HEAD_SCALE = 0.1
+SOLVED_LR = 3e-4
+FAR_LR = 10.0
+"""What the learning rate is multiplied by where a model was trained on another kind of data than it gets now."""
+MOST_NARROW = 3.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run before it starts."""
+
+    rows: int
+    """Examples in an epoch."""
+    start: str
+    """What ``auto`` is: head or neck."""
+    head_lr: float
+    """Of a head, in steps."""
+    lr: float
+    """Of whole blocks."""
+    narrower: float = 1.0
+    """How many times narrower the model is than those that ``lr`` is for."""
+    linear: bool = True
+    """Whether a linear layer makes the logits of a row."""
+    far: bool = False
+    """Whether the model was trained on another kind of data, so that its blocks have more to learn."""
+
+
+def batch_size(rows: int) -> int:
+    """Rows of a step."""
+    return LARGE_BATCH if rows >= MANY_ROWS else BATCH
+
+
+def epochs(rows: int, batch: int) -> int:
+    """Passes over the rows while blocks train."""
+    return int(min(max(math.ceil(STEPS * batch / max(rows, 1)), FEWEST_EPOCHS), MOST_EPOCHS))
+
+
+def resolved(phases: Sequence[Phase], known: Known, batch: int) -> tuple[Phase, ...]:
+    """The phases with nothing left open."""
+    shared = sum(not phase.head_only and phase.epochs is None for phase in phases)
+    found: list[Phase] = []
+    for phase in phases:
+        if phase.head_only:
+            found.append(_head(phase, known))
+        else:
+            share = math.ceil(epochs(known.rows, batch) / max(shared, 1))
+            after_head = bool(found) and found[-1].head_only
+            found.append(_blocks(phase, known, share, after_head))
+    return tuple(found)
+
+
+def _head(phase: Phase, known: Known) -> Phase:
+    """A head on frozen layers: solved, unless the way it steps is declared."""
+    steps = phase.epochs is not None or phase.lr is not None or not known.linear
+    solver: Literal["lbfgs", "steps"] = phase.solver or ("steps" if steps else "lbfgs")
+    return dataclasses.replace(
+        phase,
+        unfreeze=known.start if phase.unfreeze == "auto" else phase.unfreeze,
+        solver=solver,
+        epochs=phase.epochs or HEAD_EPOCHS,
+        lr=phase.lr if phase.lr is not None else SOLVED_LR if solver == "lbfgs" else known.head_lr,
+        batch_norm=phase.batch_norm or "keep",
+        head_scale=phase.head_scale or 1.0,
+    )
+
+
+def _blocks(phase: Phase, known: Known, share: int, after_head: bool) -> Phase:
+    """Blocks that train. Adapters, biases and norms alone learn best about ten times as fast as all weights.
+
+    Source of that: Schulman et al. 2025, "LoRA Without Regret", for adapters.
+    """
+    narrower = known.narrower * (FAR_LR if known.far else 1.0)
+    lr = known.lr * narrower if phase.train == "weights" else 10 * known.lr
+    return dataclasses.replace(
+        phase,
+        epochs=phase.epochs or share,
+        lr=lr if phase.lr is None else phase.lr,
+        batch_norm=phase.batch_norm or ("update" if known.far else "keep"),
+        head_scale=phase.head_scale or (HEAD_SCALE if after_head and known.linear else 1.0),
+    )
