@@ -16,11 +16,12 @@ Worth = Callable[[dict[str, float]], tuple[float, float]]
 class Choice:
     """The latest evaluation that is not worse than the best by more than the standard error of their difference.
 
-    What comes later has trained for longer, or deeper, or with a smaller learning rate: it is expected to be better, and
-    a small validation split that says otherwise by a row or two does not overrule that. Many rows make the error small,
-    and then the best is kept.
+    What comes later has trained for longer, or deeper, or with a smaller learning rate: it is expected to be better,
+    and a small validation split that says otherwise by a row or two does not overrule that. Many rows make the error
+    small, and then the best is kept.
 
-    Source: the rule of one standard error, see ``certainty``; here for the longer training instead of the simpler model.
+    Source: the rule of one standard error, see ``certainty``; here for the longer training instead of the simpler
+    model.
     """
 
     def __init__(self, worth: Worth) -> None:

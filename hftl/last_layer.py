@@ -1,4 +1,4 @@
-"""The last layer of a head, where it is linear: found by trying, solved on what goes into it, made larger or smaller."""
+"""The last layer of a head, where it is linear: found by trying, solved on what goes into it, scaled."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ class Recipe(Strict, Generic[T]):
     ema: float | None = None
     """Evaluate and keep a moving average of the trained weights with this decay (0.999, say) instead of the last."""
     refit: bool | None = None
-    """Train once more on all rows, as the best model was trained: the same phases for the same epochs, and the rows that
-    validated it among those to train. Scores on validation stay those of the model before that. Unset, where the
+    """Train once more on all rows, as the best model was trained: the same phases for the same epochs, and the rows
+    that validated it among those to train. Scores on validation stay those of the model before that. Unset, where the
     validation split was cut from train."""
     merge_lora: bool = False
     """Where the best phase trained adapters: write the whole model with them merged, not the adapters alone."""

@@ -167,7 +167,7 @@ class EvaluationProgress:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores of one split after an epoch, or of a solved head (epoch is None), or of the pretrained model (both are)."""
+    """Scores of one split after an epoch, of a solved head (epoch is None), or of the pretrained model (both are)."""
 
     phase: int | None
     epoch: int | None

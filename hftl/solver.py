@@ -5,8 +5,8 @@ same head.
 
 Sources: the penalised multinomial regression of Hastie, Tibshirani and Friedman 2009, "The Elements of Statistical
 Learning", 4.4; linear probes by L-BFGS with a penalty that is searched for, in Kornblith et al. 2019, "Do Better
-ImageNet Models Transfer Better?", and Radford et al. 2021, "Learning Transferable Visual Models"; the temperature of Guo
-et al. 2017, "On Calibration of Modern Neural Networks".
+ImageNet Models Transfer Better?", and Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
+Supervision"; the temperature of Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def solve(
     """The linear head of the least mean loss plus penalty on these rows.
 
     A strong penalty finds good directions from few rows and makes logits too small; weak ones are only chosen for their
-    scale then. So the penalty is at least the one of the lowest loss on rows that were left out, and of those the one of
-    the lowest loss once a temperature has put the scale right.
+    scale then. So the penalty is at least the one of the lowest loss on rows that were left out, and of those the one
+    of the lowest loss once a temperature has put the scale right.
 
     Args:
         rows: features and targets.
@@ -104,7 +104,7 @@ def solve(
     tried = _sample(rows, folds, seed)
     part, inside = _part(rows, tried), _Space(space.mean, space.scale, space.axes, space.variances, space.rows[tried])
     chosen, temperature, mean, left_out = _chosen(inside, part, folds[tried], loss, outputs, bias)
-    # A penalty is a number of rows' worth of belief that weights are small: more rows need less of it beside their mean.
+    # A penalty is as many rows' worth of belief that weights are small: more rows need less of it beside their mean.
     penalty = chosen * _rows_fitted(folds[tried]) / len(space.rows)
     head = _optima(space, rows, loss, outputs, bias, penalty, _shares(rows)[:, None])
     found = _solution(space, head[:, 0], bias, penalty, temperature)
@@ -192,7 +192,7 @@ def _optima(
         outputs: logits of a row.
         bias: whether the heads have one.
         penalty: of all problems.
-        shares: what each row counts, shape (rows, problems); each column sums to 1. Its precision is that of the search.
+        shares: what each row counts, shape (rows, problems); each column sums to 1. The search has its precision.
         start: what an earlier call has returned.
         tolerance: the search ends where a step lowers the mean of the problems' losses by less than this.
 

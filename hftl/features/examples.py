@@ -58,7 +58,7 @@ class StoredExamples:
     Args:
         examples: the rows.
         cut: where the features go in.
-        stores: of the rows, which lie in them one store after the other, each with the examples that it was filled from.
+        stores: of the rows, which lie in them one store after the other; each with the examples it was filled from.
         batch: rows in a batch with which they were filled.
     """
 
