@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench bench-defaults
 
 demo: $(VENV)/installed samples/SOURCES.md
 	$(BIN)/python recipes/demo.py
@@ -33,3 +33,6 @@ $(VENV)/timm/installed: | $(VENV)/installed
 
 samples/SOURCES.md: | $(VENV)/installed
 	$(BIN)/hftl samples samples
+
+bench-defaults: $(VENV)/installed samples/SOURCES.md
+	PYTHONPATH=.:tests $(BIN)/python -m benchmarks.defaults.bench

@@ -156,9 +156,10 @@ def plan(arguments: list[str]) -> None:
     megabytes = sum(tensor.numel() * 4 for tensor in ready.loaded.model.state_dict().values()) / 1e6
     adapted = any(phase.train == "lora" for phase in ready.recipe.phases) and not ready.recipe.merge_lora
     small = ", or a small adapter/ where the best phase trained adapters" if adapted else ""
+    again = ", and at most about as many again on all rows" if ready.recipe.refit and steps else ""
     print(
-        f"{steps:,} steps in all. It would write {folder}/: model/ ({megabytes:,.0f} MB{small}), checkpoints/ while it "
-        f"runs (at most {8 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, "
+        f"{steps:,} steps in all{again}. It would write {folder}/: model/ ({megabytes:,.0f} MB{small}), checkpoints/ "
+        f"while it runs (at most {8 * megabytes:,.0f} MB), recipe.yaml, environment.json, history.jsonl, metrics.json, "
         "curves.png, README.md, and bad_rows.csv where rows are skipped"
     )
 
@@ -215,8 +216,9 @@ def evaluate(run: Run, split: str | None = None, data: str | None = None, as_jso
     """
     from rich.console import Console
 
-    from hftl.display import Display, score_names
+    from hftl.display import Display
     from hftl.predictor import Predictor, drain
+    from hftl.wording import score_names
 
     with Display(Console(stderr=True)) as display:
         predictor = Predictor(run)
@@ -375,8 +377,8 @@ def store_ls(folder: Store = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hftl.display import one_line, size_text
     from hftl.features import store as kept
+    from hftl.wording import one_line, size_text
 
     place = folder or kept.default_folder()
     found = kept.stores(place)
@@ -404,8 +406,8 @@ def store_rm(names: Names, all_: All = False, folder: Store = None) -> None:
         all_: Remove all of them.
         folder: Where they are; unset, where runs keep them that name no --store.dir.
     """
-    from hftl.display import size_text
     from hftl.features import store as kept
+    from hftl.wording import size_text
 
     place = folder or kept.default_folder()
     there = kept.stores(place)

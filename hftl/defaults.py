@@ -17,13 +17,12 @@ BATCH = 16
 LARGE_BATCH = 32
 MANY_ROWS = 10_000
 STEPS = 200
-MOST_EPOCHS, FEWEST_EPOCHS = 10, 3
+MOST_EPOCHS, FEWEST_EPOCHS = 20, 3
 HEAD_EPOCHS = 10
 HEAD_SCALE = 0.1
 SOLVED_LR = 3e-4
 FAR_LR = 10.0
 """What the learning rate is multiplied by where a model was trained on another kind of data than it gets now."""
-MOST_NARROW = 3.0
 
 
 @dataclass(frozen=True)
@@ -99,3 +98,25 @@ def _blocks(phase: Phase, known: Known, share: int, after_head: bool) -> Phase:
         batch_norm=phase.batch_norm or ("update" if known.far else "keep"),
         head_scale=phase.head_scale or (HEAD_SCALE if after_head and known.linear else 1.0),
     )
+
+
+def reasons(declared: Sequence[Phase], found: Sequence[Phase], known: Known, batch: int) -> tuple[str, ...]:
+    """What was left open and why it is now as it is, a line for each phase that had something open."""
+    lines = []
+    for number, (before, after) in enumerate(zip(declared, found, strict=True)):
+        if after.head_only:
+            if before.solver is None and after.solver == "steps":
+                set_ = [name for name in ("epochs", "lr") if getattr(before, name) is not None]
+                why = f"{' and '.join(set_)} set; unset, it is solved" if set_ else "its logits are not of one layer"
+                lines.append(f"phase {number}: the head is trained in steps ({why})")
+            continue
+        open_ = [
+            *([f"{after.epochs} epochs"] if before.epochs is None else []),
+            *([f"lr {after.lr:.2g}"] if before.lr is None else []),
+            *([f"head scaled by {after.head_scale:g}"] if before.head_scale is None and after.head_scale != 1 else []),
+        ]
+        if open_:
+            wide = f", a model {known.narrower:.2g} times narrower than usual" if known.narrower != 1 else ""
+            far = ", other data than the model knows" if known.far else ""
+            lines.append(f"phase {number}: {', '.join(open_)}: {known.rows:,} rows in batches of {batch}{wide}{far}")
+    return tuple(lines)

@@ -196,7 +196,7 @@ def _print(shown: Sequence[Detection], count: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hftl.display import one_line
+    from hftl.wording import one_line
 
     console, table = Console(), Table(box=None, pad_edge=False)
     figures: dict[str, Any] = {"justify": "right", "no_wrap": True}
@@ -220,7 +220,7 @@ def _print(shown: Sequence[Detection], count: int) -> None:
 
 
 def _summary(recordings: int, seconds: float, took: float, count: int) -> str:
-    from hftl.display import seconds_text
+    from hftl.wording import seconds_text
 
     many = "1 recording" if recordings == 1 else f"{recordings:,} recordings"
     found = "1 detection" if count == 1 else f"{count:,} detections"

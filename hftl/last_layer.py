@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -36,8 +36,9 @@ class LastLayer:
 def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.device) -> LastLayer | None:
     """The linear layer that makes the logits; None where there is no such, as in heads with an answer a token.
 
-    Found by trying: with the layer taken out, the model's "logits" are what goes into it, one vector a row, and the
-    layer makes of these the logits that the model gives. Models may choose a token of each row behind it.
+    Found by trying: with the layer taken out, the model's "logits" are what goes into it, one vector a row, and another
+    layer in its place makes of these the logits that the model gives then. Another, for the bias of a new head is zero,
+    and does not show where logits are scaled behind it. Models may choose a token of each row behind it.
 
     Args:
         model: as it computes in this phase, on stored features.
@@ -55,12 +56,18 @@ def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.d
         for name, module in reversed(linear):
             if logits is None or logits.ndim != 2 or logits.shape[1] != module.out_features:
                 continue
-            with taken_out(module):
-                entering = task.reduce(model(**batch.inputs), batch)[LOGITS]
+            other = _another(module)
+            try:
+                with taken_out(module):
+                    entering = task.reduce(model(**batch.inputs), batch)[LOGITS]
+                with taken_out(module, other):
+                    expected = task.reduce(model(**batch.inputs), batch)[LOGITS]
+            except (RuntimeError, ValueError, IndexError, TypeError):
+                continue  # what comes behind it takes no other width
             if entering.shape != (len(batch), module.in_features):
                 continue
             own = {id(parameter) for parameter in module.parameters()}
-            if _near(nn.functional.linear(entering, module.weight, module.bias), logits):
+            if _near(other(entering), expected):
                 return LastLayer(name, module, trained == own)
     return None
 
@@ -118,10 +125,10 @@ def scale(layer: nn.Linear, factor: float) -> None:
 
 
 @contextmanager
-def taken_out(layer: nn.Module) -> Iterator[None]:
-    """Inside, the layer returns what goes into it."""
+def taken_out(layer: nn.Module, other: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Iterator[None]:
+    """Inside, the layer returns what goes into it, or what another makes of it."""
     before: Mapping[str, Any] = dict(vars(layer))
-    vars(layer)["forward"] = _unchanged
+    vars(layer)["forward"] = other or _unchanged
     try:
         yield
     finally:
@@ -132,6 +139,14 @@ def taken_out(layer: nn.Module) -> Iterator[None]:
 
 def _unchanged(values: torch.Tensor) -> torch.Tensor:
     return values
+
+
+def _another(layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A layer of the same shape with random weights and, if the layer has one, a bias; always the same."""
+    drawn = torch.Generator().manual_seed(0)
+    weight = torch.randn(layer.weight.shape, generator=drawn).to(layer.weight)
+    bias = None if layer.bias is None else torch.randn(layer.bias.shape, generator=drawn).to(layer.bias)
+    return lambda values: nn.functional.linear(values, weight, bias)
 
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -25,6 +25,11 @@ from hftl.run_folder import RunFolder
 from hftl.runtime import Runtime
 from hftl.tasks.base import Lasting, Outputs
 
+SEEN = (
+    "the model was trained once more on all rows, those of validation included: its scores on them say little of "
+    "others; metrics.json has those of the model before that"
+)
+
 
 def outputs_of(
     model: Any, examples: Examples, recipe: Recipe[Any], runtime: Runtime, split: str
@@ -213,7 +218,8 @@ class Predictor:
     def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:
         """The scores on a split of the run's own data, or of other ``data`` with the same labels.
 
-        Without ``split``: on validation, or on all rows of ``data``.
+        Without ``split``: on validation, or on all rows of ``data``. ``notes`` says so where the model was trained on
+        the rows of validation too, as it is where these were cut from train.
 
         Raises:
             HftlError: the data were handed in as objects and are not given again, or have no such split.
@@ -236,6 +242,8 @@ class Predictor:
             per_machine=True,
         )
         self.notes, self.bad_rows = splits.notes, list(splits.bad_rows)
+        if recipe.refit and data is None and split in (None, "validation"):
+            self.notes += (SEEN,)
         rows = concatenate_datasets([*splits.named().values()]) if everything else splits.of(split or "validation")
         outputs = yield from self._outputs(rows, split or "all rows")
         scores: dict[str, float] = task.score(outputs, rows, self._settings)

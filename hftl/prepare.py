@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hftl.errors import HftlError, one_line
 from hftl.heads import Loaded, check_backbone
 from hftl.last_layer import LastLayer, last_layer, scale
 from hftl.layers import LayerGroups, freeze, start_of
+from hftl.phase import Phase
 from hftl.recipe import Recipe
 from hftl.records import GroupRow, PhaseStarted, RunStarted
 from hftl.runtime import Runtime, seed_everything
@@ -35,6 +37,8 @@ class Prepared:
     processor: Any
     groups: LayerGroups
     loss: Loss
+    chosen: tuple[str, ...] = ()
+    """What the recipe had left open, and why it is now as it is; a line each."""
     first: Prepared | None = None
     """In the second pass, which trains on all rows: the first one."""
     _examples: dict[tuple[str, bool], Examples] = field(default_factory=dict, repr=False)
@@ -50,16 +54,23 @@ class Prepared:
             self._examples[split, augment] = self.recipe.task.examples(self.splits.of(split), self.processor, augment)
         return self._examples[split, augment]
 
-    def on_all_rows(self, phases: int) -> Prepared:
+    def on_all_rows(self, phases: Sequence[Phase]) -> Prepared:
         """The second pass: the rows that validated the first are among those to train.
 
-        So many of the first phases are there a second time, and are counted on.
+        Args:
+            phases: those to run again, as the first pass has run them; they are counted on. The penalty of a solved
+                head stands beside the mean over the rows: the more these are, the smaller it becomes.
         """
         splits, recipe = self.splits, self.recipe
         whole = dataclasses.replace(splits, train=concatenate_datasets([splits.train, splits.validation]))
-        again = dataclasses.replace(recipe, phases=(*recipe.phases, *recipe.phases[:phases]))
+        part = len(splits.train) / len(whole.train)
+        again = [
+            phase if phase.penalty is None else dataclasses.replace(phase, penalty=phase.penalty * part)
+            for phase in phases
+        ]
+        extended = dataclasses.replace(recipe, phases=(*recipe.phases, *again))
         loss = recipe.task.objective(whole.train)
-        return dataclasses.replace(self, recipe=again, splits=whole, loss=loss, first=self, _examples={})
+        return dataclasses.replace(self, recipe=extended, splits=whole, loss=loss, first=self, _examples={})
 
     @property
     def batch_size(self) -> int:
@@ -108,7 +119,7 @@ class Prepared:
             seed=self.recipe.seed,
             rows={name: len(rows) for name, rows in examples.items()},
             labels=list(self.splits.labels),
-            notes=[*self.splits.notes, *reading, *self.loaded.notes, *self._model_notes(), *runtime.notes()],
+            notes=[*self.splits.notes, *reading, *self.loaded.notes, *self._notes(), *runtime.notes()],
             accumulation=self.recipe.accumulation,
             loaded={
                 "tensors": self.loaded.tensors,
@@ -119,7 +130,7 @@ class Prepared:
             majority=self.majority(),
         )
 
-    def _model_notes(self) -> list[str]:
+    def _notes(self) -> list[str]:
         """Nobody wants a head above a frozen random neck, such as the pooler of a BERT that only filled in words."""
         random = set(self.groups.parameters["neck"]) & set(self.loaded.new)
         frozen = [str(number) for number, phase in enumerate(self.recipe.phases) if phase.unfreeze == "head"]
@@ -129,7 +140,7 @@ class Prepared:
             notes.append("adapters are merged in the end, for the checkpoint is of another kind than the model")
         if self.recipe.store.views > 1 and not self.examples("train", augment=True).random:
             notes.append(f"--store.views {self.recipe.store.views}: these rows have no random views; one is stored")
-        return notes
+        return [*notes, *self.chosen]
 
     def open_phase(self, number: int, model: Any) -> tuple[LayerGroups, PhaseStarted]:
         """Have ``model`` train what phase ``number`` declares and nothing else; its groups then, and what that is.
@@ -210,9 +221,11 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     check_backbone(loaded, groups, recipe.model)
     neck = set(groups.parameters["neck"])
     start = "neck" if neck & set(loaded.new) else start_of(loaded.model.config.model_type) if neck else "head"
-    examples = task.examples(splits.train, processor, augment=False)
+    with runtime.first_on_machine():
+        examples = task.examples(splits.train, processor, augment=False)
+    _try_out(loaded.model, examples, recipe.model)
     linear = last_layer(loaded.model, examples, task, torch.device("cpu")) is not None
-    recipe = _decided(recipe, len(examples), start, loaded, linear, splits.cut)
+    recipe, chosen = _decided(recipe, len(examples), start, loaded, linear, splits)
     if (rows := recipe.batch_size or 0) < runtime.world_size:
         raise HftlError(
             f"--batch-size {rows}: the rows of a step over {runtime.world_size} processes have to be at "
@@ -229,18 +242,19 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     if recipe.gradient_checkpointing:
         _checkpoint_gradients(loaded.model)
     loss = task.objective(splits.train)
-    ready = Prepared(recipe, splits, loaded, processor, groups, loss, _examples={("train", False): examples})
+    ready = Prepared(recipe, splits, loaded, processor, groups, loss, chosen, _examples={("train", False): examples})
     with runtime.first_on_machine():
         for split in splits.named():
             ready.examples(split)
     if ready.wants_views:  # what is wrong with them is better said now as well
         ready.examples("train", augment=True)
-    _try_out(ready)
     return ready
 
 
-def _decided(recipe: Recipe[Any], rows: int, start: str, loaded: Loaded, linear: bool, cut: bool) -> Recipe[Any]:
-    """The recipe with nothing left open that depends on the model or on the number of rows."""
+def _decided(
+    recipe: Recipe[Any], rows: int, start: str, loaded: Loaded, linear: bool, splits: Splits
+) -> tuple[Recipe[Any], tuple[str, ...]]:
+    """The recipe with nothing left open that depends on the model or on the number of rows, and the reasons."""
     task = recipe.task
     known = defaults.Known(
         rows=rows,
@@ -252,12 +266,15 @@ def _decided(recipe: Recipe[Any], rows: int, start: str, loaded: Loaded, linear:
         linear=linear,
     )
     batch = recipe.batch_size or defaults.batch_size(rows)
-    return dataclasses.replace(
-        recipe,
-        batch_size=batch,
-        phases=defaults.resolved(recipe.phases, known, batch),
-        refit=bool(recipe.phases) and cut if recipe.refit is None else recipe.refit,
-    )
+    phases = defaults.resolved(recipe.phases, known, batch)
+    reasons = defaults.reasons(recipe.phases, phases, known, batch)
+    refit = recipe.refit
+    if refit is None:
+        refit = bool(phases) and splits.cut and rows <= defaults.MANY_ROWS
+        if refit:
+            every = len(splits.train) + len(splits.validation)
+            reasons += (f"in the end trained once more on all {every:,} rows, validation's among them (--refit false)",)
+    return dataclasses.replace(recipe, batch_size=batch, phases=phases, refit=refit), reasons
 
 
 def _narrower(task: Task, config: Any) -> float:
@@ -279,17 +296,15 @@ def _checkpoint_gradients(model: Any) -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _try_out(ready: Prepared) -> None:
+def _try_out(model: Any, examples: Examples, name: str) -> None:
     """Run the longest row through the model: what does not fit is better said before anything is written."""
-    examples = ready.examples("train")
     row = 0 if examples.lengths is None else int(examples.lengths.argmax())
     batch = examples.__getitems__([row])
     try:
         with torch.no_grad():  # not inference_mode: BEiT keeps tensors for later forward passes
-            ready.loaded.model.eval()(**batch.inputs)
+            model.eval()(**batch.inputs)
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
         raise HftlError(
-            f"--model {ready.recipe.model}: it does not take what its processor makes of the data ({shapes}): "
-            f"{one_line(error)}"
+            f"--model {name}: it does not take what its processor makes of the data ({shapes}): {one_line(error)}"
         ) from None

@@ -127,6 +127,8 @@ class Recipe(Strict, Generic[T]):
                 "gradient_checkpointing: it computes each batch twice, so batch_norm: update would count it twice; "
                 "choose one of them"
             )
+        if self.refit and not self.phases:
+            raise HftlError("refit: there are no phases to train again; leave it out")
         if self.batch_size is not None and self.accumulation > self.batch_size:
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 import torch
-from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object, reduce
 
@@ -52,7 +52,11 @@ class Runtime:
         self._accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # else a launcher's processes on a CPU do not find each other
             mixed_precision=self._mixed,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE),
+                # Else running statistics would be those of the first process's rows, whatever is averaged afterwards.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+            ],
         )
         if self._accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise HftlError(

@@ -92,11 +92,13 @@ def solve(
         loss: convex in the logits (a focal loss is not, and gets an optimum near the one of all zeros).
         outputs: logits of a row.
         bias: whether the head has one.
-        penalty: None, chosen by folds.
+        penalty: None, chosen by folds; of a single group, the strongest.
         temperature: None, chosen with the penalty, or 1 where that is given.
         seed: of the folds.
     """
     space = _Space.of(rows.features, centred=bias)
+    if penalty is None and len(np.unique(rows.groups)) == 1:  # none of them can be left out
+        penalty = PENALTIES[0]
     if penalty is not None:
         head = _optima(space, rows, loss, outputs, bias, penalty, _shares(rows)[:, None])
         return _solution(space, head[:, 0], bias, penalty, temperature or 1.0)

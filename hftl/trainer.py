@@ -117,6 +117,9 @@ class Trainer(Generic[T]):
     def evaluate(self, split: str = "validation") -> dict[str, float]:
         """Scores, on a split of the recipe's data, of the best model of the run that has ended.
 
+        Where it was trained once more on all rows (see ``Recipe.refit``), those of ``validation`` were among these: its
+        scores there say little, and those that chose it are in ``metrics.json``.
+
         Raises:
             HftlError: nothing has been run yet, or the data have no such split.
         """
@@ -151,7 +154,9 @@ class Trainer(Generic[T]):
         self.source = yield from open_source(self.ready, number, self.model, frozen, self.runtime)
         self.phase_choice = Choice(self._worth)
         solved = started.solver == "lbfgs" and (yield from self._solve(number, phase, started, frozen))
-        stop = (phase.epochs or 0 if epochs is None else epochs) if started.epochs or not solved else 0
+        stop = epochs or phase.epochs or 0
+        if solved and (epochs == 0 or not started.epochs):
+            stop = 0  # the last layer is all that trains
         done = (yield from self._train(number, phase, started, frozen, stop)) if stop else 0
         last = done - 1 if done else None
         yield self._phase_ended(number, phase, frozen, last, done < stop, time.monotonic() - begun)
@@ -227,6 +232,11 @@ class Trainer(Generic[T]):
         rows = rows_of(self.source.model, found.module, views, task, runtime.device)
         solution = runtime.once(lambda: solve_head(rows, found.module, self.ready.loss, phase, self.recipe.seed))
         put_in(solution, found.module)
+        if self.ready.first is None:
+            chosen = replace(phase, penalty=solution.penalty, temperature=solution.temperature)
+            self.recipe = replace(
+                self.recipe, phases=(*self.recipe.phases[:number], chosen, *self.recipe.phases[number + 1 :])
+            )
         scores: dict[str, float] = {}
         if solution.left_out is not None and len(views) == 1:
             outputs = {LOGITS: solution.left_out.numpy()}
@@ -247,13 +257,16 @@ class Trainer(Generic[T]):
         first, again = len(self.recipe.phases), self.ended[: self.best.phase + 1]
         self.model = self.runtime.unwrap(self.model)
         self._restore(BEGINNING)
-        self.ready = self.ready.on_all_rows(len(again))
+        self.ready = self.ready.on_all_rows(self.recipe.phases[: len(again)])
+        with self.runtime.first_on_machine():
+            self.ready.examples("train")
         for number, ended in enumerate(again, start=first):
             epoch = ended["best_epoch"]
             yield from self._phase(number, self.ready.recipe.phases[number], 0 if epoch is None else epoch + 1)
 
     def _evaluate(self, number: int, epoch: int | None, frozen: Collection[str]) -> Iterator[Record]:
         """Scores on validation, and whether this is what is kept; in the second pass, what is last is."""
+        self.runtime.average(running_statistics(self.model))  # each process has seen its own rows
         if self.ready.first:
             self._keep(PHASE_BEST, frozen)
             return
@@ -265,7 +278,6 @@ class Trainer(Generic[T]):
 
     def _validate(self, phase: int | None, epoch: int | None) -> Generator[Record, None, Evaluated]:
         begun, task = time.monotonic(), self.recipe.task
-        self.runtime.average(running_statistics(self.model))  # each process has seen its own rows
         outputs = yield from self._outputs("validation")
         rows = self.ready.splits.validation
         settings = task.tune(outputs, rows)
@@ -417,6 +429,7 @@ class Trainer(Generic[T]):
         }
         metrics = {"best": best, "majority": self.ready.majority(), "phases": self.ended, **scores}
         run_folder.write_text(self.folder.metrics, json.dumps(metrics, indent=2) + "\n")
+        run_folder.write_text(self.folder.recipe, to_yaml(self.recipe))  # with the penalties that were chosen
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
         return "model" if self.folder.model.is_dir() else "adapter"
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from hftl import Trainer
 from hftl.cli import errors_in_one_line, parse_recipe
-from hftl.display import score_text, seconds_text
+from hftl.wording import score_text, seconds_text
 
 CONFIGS = Path(__file__).parent / "configs"
 

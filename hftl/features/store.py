@@ -24,8 +24,8 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from hftl.display import size_text
 from hftl.errors import NotStoredError
+from hftl.wording import size_text
 
 FORMAT = 1
 """To be raised whenever stores are written in another way, or features are computed in another way."""

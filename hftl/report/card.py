@@ -12,7 +12,11 @@ from typing import Any
 import yaml
 
 from hftl import tasks
-from hftl.display import (
+from hftl.errors import HftlError
+from hftl.records import BY_LABEL, HeadSolved
+from hftl.report.curves import of_kind, read_history
+from hftl.run_folder import RunFolder, write_text
+from hftl.wording import (
     few_text,
     head_text,
     length_text,
@@ -25,10 +29,6 @@ from hftl.display import (
     seconds_text,
     trained_text,
 )
-from hftl.errors import HftlError
-from hftl.records import BY_LABEL, HeadSolved
-from hftl.report.curves import of_kind, read_history
-from hftl.run_folder import RunFolder, write_text
 
 Plain = dict[str, Any]
 

@@ -9,9 +9,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftl.display import one_line, score_names, score_text
 from hftl.errors import HftlError
 from hftl.run_folder import RunFolder
+from hftl.wording import one_line, score_names, score_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ import numpy as np
 
 from hftl.data.overviews import RANGE
 from hftl.detections import Detection, Heard, clock_text
-from hftl.display import one_line, seconds_text
 from hftl.errors import HftlError
 from hftl.report.curves import COLOURS, INK, QUIET
+from hftl.wording import one_line, seconds_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -45,9 +45,10 @@ class ImageClassification(Classification):
     image_size: int | None = None
     """Height and width in pixels of what the model sees; unset, the checkpoint's own. Convolutional models take
     others, and smaller is faster."""
-    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
-    """Random views while blocks train: a random resized crop, mirrored or not. Head-only phases see plain images,
-    whatever this and the options below say, unless --store.views asks for more than one view."""
+    augment: Literal["crop", "crop-flip", "none"] = "crop"
+    """Random views while blocks train: a random resized crop, with crop-flip mirrored or not, which digits and signs do
+    not bear. Head-only phases see plain images, whatever this and the options below say, unless --store.views asks for
+    more than one view."""
     crop_area: float = 0.35
     """Smallest part of an image's area that a random crop shows."""
     rand_augment: int = 0

@@ -37,6 +37,7 @@ class TextClassification(Classification):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     head_lr: ClassVar[float] = 2e-3
     lr: ClassVar[float] = 5e-5
+    lr_width: ClassVar[int | None] = 768
 
     text_column: str | None = None
     """Column of the texts; unset, found by name and type. Named alone, each row has this one text."""

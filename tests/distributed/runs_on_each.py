@@ -41,6 +41,8 @@ def fit(recipe: Recipe[Any]) -> dict[str, Any]:
         if isinstance(record, EvaluationProgress):
             seen["done"].append(record.done)
     seen["again"] = trainer.evaluate("validation")
+    statistics = [buffer for name, buffer in trainer.model.named_buffers() if name.endswith("running_mean")]
+    seen["statistics"] = [buffer.tolist() for buffer in statistics]
     return seen
 
 
@@ -78,11 +80,33 @@ def main() -> None:
                 model=str(bert),
                 phases=(HEAD, Phase("all", 1, 1e-3)),
                 batch_size=8,
+                refit=False,
                 output_dir=str(out / "texts"),
                 **{**common, "head_dropout": 0.1},
             )
         ),
     }
+    seen["solved"] = fit(
+        Recipe(
+            task=images,
+            model=str(vit),
+            phases=(Phase("head"),),
+            refit=True,
+            output_dir=str(out / "solved"),
+            **common,
+        )
+    )
+    seen["all rows"] = fit(
+        Recipe(
+            task=images,  # with those to validate 32, of which each process has 4 in every step
+            model=str(resnet),
+            phases=(Phase("all", 1, 0.0, batch_norm="update"),),
+            batch_size=8,
+            refit=True,
+            output_dir=str(out / "all rows"),
+            **common,
+        )
+    )
     seen["questions"] = fit(
         Recipe(
             task=QuestionAnswering(str(squad), max_length=32, doc_stride=8, max_answer_length=5),

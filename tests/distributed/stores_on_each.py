@@ -24,16 +24,16 @@ RANK = int(os.environ.get("RANK", "0"))
 
 
 def fit(name: str, out: Path, stores: Path, task: Any, model: str, **settings: Any) -> dict[str, Any]:
-    """Run it; what it stored and noted, its scores, and this process's own parameters at the end."""
+    """Run it; what each pass computed and noted, its scores, and this process's own parameters at the end."""
     common: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "eval_batch_size": 4, "phases": PHASES, **settings}
     recipe = Recipe(task=task, model=model, output_dir=str(out / name), store=Store(dir=str(stores)), **common)
-    seen: dict[str, Any] = {"computed": None, "notes": []}
+    seen: dict[str, Any] = {"computed": [], "notes": []}
     trainer = Trainer(recipe)
     gc.freeze()  # every run collects garbage several times, and what earlier ones left is not worth it
     with patch("hftl.report.curves.draw"):
         for record in trainer.run():
             if isinstance(record, FeaturesReady):
-                seen["computed"] = record.computed
+                seen["computed"].append(record.computed)
             if isinstance(record, Noted):
                 seen["notes"].append(record.note)
             if isinstance(record, RunEnded):
@@ -42,12 +42,13 @@ def fit(name: str, out: Path, stores: Path, task: Any, model: str, **settings: A
 
 
 def runs(out: Path, stores: Path, photos: str, reviews: str, vit: str, gpt2: str) -> dict[str, Any]:
-    """Rows of one shape and of many, and fewer batches than processes; by name what ``fit`` gives."""
+    """Rows of one shape and of many, fewer batches than processes, and two passes; by name what ``fit`` gives."""
     images, texts, neck = ImageClassification(photos), TextClassification(reviews), (Phase("neck", 1, 1e-2),)
     return {
         "images": fit("images", out, stores, images, vit),
-        "texts": fit("texts", out, stores, texts, gpt2, phases=neck, accumulation=2),
+        "texts": fit("texts", out, stores, texts, gpt2, phases=neck, accumulation=2, refit=False),
         "one batch": fit("one", out, stores, images, vit, eval_batch_size=64),
+        "all rows": fit("all", out, stores, images, vit, eval_batch_size=8, phases=(Phase("head"),), refit=True),
     }
 
 

@@ -15,7 +15,7 @@ import hftl
 SCRIPT = Path(__file__).with_name("runs_on_each.py")
 ROOT = Path(hftl.__file__).parents[1]
 SOUNDS = ("ast", "wav2vec2-layer-norm", "hubert", "wavlm", "data2vec-audio", "whisper", *MELS)
-RUNS = ("phases", "questions", "sounds", "statistics", "texts", *SOUNDS)
+RUNS = ("all rows", "phases", "questions", "solved", "sounds", "statistics", "texts", *SOUNDS)
 PHASES = {"phases": 4, "statistics": 1}
 HEAD_EPOCHS = 2
 
@@ -73,6 +73,25 @@ def test_two_processes_train_as_one_does_up_to_the_order_of_sums(seen):
         assert together["accuracy"] == alone["accuracy"]
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-3)
     assert one["phases"]["own"] != two["phases"]["own"]  # else the two were not two
+
+
+def test_a_solved_head_is_that_of_a_single_process_to_the_last_bit_also_on_all_rows(seen):
+    """One process solves it for all, on features that do not depend on how many there are."""
+    (one,), _ = seen[1]
+    (two, other), _ = seen[2]
+    assert one["solved"]["losses"] == two["solved"]["losses"] == []  # no step was taken
+    assert [bool(scores) for scores in one["solved"]["scores"]] == [True, False]  # the second pass has none to validate
+    assert one["solved"]["own"] == two["solved"]["own"] == other["solved"]["own"]
+    assert one["solved"]["scores"][0] == pytest.approx(two["solved"]["scores"][0], abs=1e-6)
+
+
+def test_statistics_of_a_second_pass_are_those_of_the_rows_of_all_processes(seen):
+    """Nothing else moves in it; the first layer's are then those of a single process, but for the order of sums."""
+    (one,), _ = seen[1]
+    (two, other), _ = seen[2]
+    assert one["all rows"]["rows"] == two["all rows"]["rows"] == [8, 8, 7, *[8] * 4]
+    assert two["all rows"]["statistics"] == other["all rows"]["statistics"]
+    assert two["all rows"]["statistics"][0] == pytest.approx(one["all rows"]["statistics"][0], rel=1e-4, abs=1e-6)
 
 
 def test_every_row_is_evaluated_once_and_scores_are_those_of_a_single_process(seen):

@@ -13,8 +13,9 @@ from PIL import Image
 from hftl import tasks
 from hftl.data.augment import random_resized_crop
 from hftl.data.batches import BUCKET_STEPS, epoch_order, evaluation_order, micro_batches
+from hftl.defaults import Known, resolved
 from hftl.phase import Phase
-from hftl.recipe import Recipe, from_dict, read_yaml, resolve_phases, to_dict, to_yaml
+from hftl.recipe import Recipe, from_dict, read_yaml, to_dict, to_yaml
 from hftl.schedule import factor
 from hftl.tasks import ImageClassification, TextClassification
 from hftl.tasks.text_classification import HEAD_SHARE, kept_places
@@ -116,18 +117,27 @@ depths = st.one_of(
     st.sampled_from(["auto", "head", "neck", "all"]), st.integers(1, 100), st.floats(0, 1, exclude_min=True)
 )
 rates = st.floats(0, 10)
-phases = st.builds(
+scales = st.floats(0, 10, exclude_min=True)
+shared_by_phases = {
+    "epochs": st.none() | st.integers(1, 1000),
+    "lr": st.none() | rates,
+    "layer_decay": st.floats(0, 1),
+    "warmup": st.floats(0, 1),
+    "schedule": st.sampled_from(["linear", "cosine", "constant"]),
+    "weight_decay": rates,
+    "batch_norm": st.sampled_from([None, "keep", "update"]),
+    "head_scale": st.none() | scales,
+    "patience": st.none() | st.integers(1, 99),
+}
+heads = st.builds(
     Phase,
-    unfreeze=depths,
-    epochs=st.integers(1, 1000),
-    lr=st.none() | rates,
-    layer_decay=st.floats(0, 1),
-    warmup=st.floats(0, 1),
-    schedule=st.sampled_from(["linear", "cosine", "constant"]),
-    weight_decay=rates,
-    batch_norm=st.sampled_from(["keep", "update"]),
-    patience=st.none() | st.integers(1, 99),
+    unfreeze=st.sampled_from(["auto", "head", "neck"]),
+    solver=st.sampled_from([None, "lbfgs", "steps"]),
+    penalty=st.none() | rates,
+    temperature=st.none() | scales,
+    **shared_by_phases,
 )
+phases = st.builds(Phase, unfreeze=depths, **shared_by_phases) | heads
 # PyYAML does not read back the NEL that it writes
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x85")
 texts = st.text(characters, max_size=20) | st.sampled_from(
@@ -158,7 +168,8 @@ recipes = st.builds(
     phases=st.lists(phases, max_size=4).map(tuple),
     output_dir=st.none() | texts,
     seed=st.integers(0, 2**63),
-    batch_size=st.integers(16, 4096),
+    batch_size=st.none() | st.integers(16, 4096),
+    refit=st.sampled_from([None, False]),
     accumulation=st.integers(1, 16),
     precision=st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
     clip_norm=st.none() | st.floats(0, 10, exclude_min=True),
@@ -182,15 +193,31 @@ def test_a_recipe_survives_yaml(recipe):
     assert from_dict(to_dict(recipe), tasks.find, "") == recipe
 
 
-@given(st.lists(phases, max_size=5).map(tuple), st.sampled_from(["head", "neck"]), rates, rates)
-def test_resolving_leaves_nothing_open(declared, start, head_lr, lr):
-    found = resolve_phases(declared, start, head_lr, lr)
+knowns = st.builds(
+    Known,
+    rows=st.integers(1, 10**7),
+    start=st.sampled_from(["head", "neck"]),
+    head_lr=rates,
+    lr=rates,
+    narrower=st.floats(0.1, 3),
+    linear=st.booleans(),
+    far=st.booleans(),
+)
+
+
+@given(st.lists(phases, max_size=5).map(tuple), knowns, st.integers(1, 64))
+def test_resolving_leaves_nothing_open(declared, known, batch):
+    found = resolved(declared, known, batch)
     assert len(found) == len(declared)
     for before, after in zip(declared, found, strict=True):
-        assert after.unfreeze == (start if before.unfreeze == "auto" else before.unfreeze)
-        default = head_lr if before.unfreeze in ("auto", "head", "neck") else lr
-        assert after.lr == (default if before.lr is None else before.lr)
-    assert resolve_phases(found, "head", 1.0, 1.0) == found
+        assert after.unfreeze == (known.start if before.unfreeze == "auto" else before.unfreeze)
+        for option in ("epochs", "lr", "batch_norm", "head_scale"):
+            assert getattr(after, option) is not None
+        for option in ("epochs", "lr", "batch_norm", "head_scale", "solver", "penalty", "temperature"):
+            assert getattr(after, option) == getattr(before, option) or getattr(before, option) is None
+        assert (after.solver is None) != after.head_only
+    other = Known(rows=7, start="head", head_lr=1.0, lr=1.0, linear=not known.linear, far=not known.far)
+    assert resolved(found, other, batch=1) == found
 
 
 # -- texts and images ------------------------------------------------------------------------------------------------

@@ -146,7 +146,8 @@ def run_of(tiny_model, data, folder, **settings):
         (TextClassification(str(data)), "bert") if Path(data).is_file() else (ImageClassification(str(data)), "resnet")
     )
     phases = (Phase("head", 1, 1e-6), Phase("all", 2, 1e-2, train="lora"))
-    trainer = Trainer(quick(task, tiny_model(family), folder, phases=phases, best_by="loss", **settings))
+    given = {"best_by": "loss", "refit": False, **settings}
+    trainer = Trainer(quick(task, tiny_model(family), folder, phases=phases, **given))
     return trainer, trainer.fit(lambda record: None)
 
 
@@ -163,6 +164,16 @@ def test_the_adapters_are_the_result_and_the_predictor_loads_them(data, tiny_mod
     assert trainer.evaluate("validation") == pytest.approx(again, abs=1e-5)
 
 
+def test_a_second_pass_on_all_rows_ends_with_adapters_as_well(tiny_model, reviews, tmp_path):
+    """Those of the second pass, over the checkpoint as it was."""
+    trainer, ended = run_of(tiny_model, reviews, tmp_path / "run", refit=True)
+    assert (ended.best_phase, ended.saved, ended.refit) == (1, "adapter", True)
+    again = Predictor(tmp_path / "run").evaluate("validation")
+    assert trainer.evaluate("validation") == pytest.approx(again, abs=1e-5)
+    run_of(tiny_model, reviews, tmp_path / "first")
+    assert Predictor(tmp_path / "first").evaluate("validation") != pytest.approx(again, abs=1e-5)
+
+
 def test_merged_on_request_it_is_an_ordinary_model(tiny_model, reviews, tmp_path):
     _, apart = run_of(tiny_model, reviews, tmp_path / "apart")
     _, merged = run_of(tiny_model, reviews, tmp_path / "merged", merge_lora=True)
@@ -177,9 +188,8 @@ def test_merged_on_request_it_is_an_ordinary_model(tiny_model, reviews, tmp_path
 def test_adapters_over_weights_that_moved_before_are_merged(tiny_model, reviews, tmp_path):
     """A peft folder names a checkpoint: it cannot stand on a backbone that is no longer the checkpoint's."""
     phases = (Phase(1, 1, 1e-3), Phase("all", 2, 1e-2, train="lora"))
-    recipe = quick(
-        TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", phases=phases, best_by="loss"
-    )
+    settings = {"phases": phases, "best_by": "loss", "refit": False}
+    recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", **settings)
     ended = Trainer(recipe).fit(lambda record: None)
     assert (ended.best_phase, ended.saved) == (1, "model")
     assert Predictor(tmp_path / "run").evaluate("validation") == pytest.approx(ended.scores["validation"], abs=1e-5)

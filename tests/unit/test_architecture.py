@@ -16,6 +16,8 @@ ROOT = Path(hftl.__file__).parent
 FLOORS = {
     0: (
         "audio_backend",
+        "certainty",
+        "defaults",
         "detections",
         "errors",
         "hub",
@@ -26,9 +28,23 @@ FLOORS = {
         "records",
         "schedule",
         "strategies",
+        "wording",
     ),
-    1: ("adapters", "data", "display", "dropout", "heads", "layers", "optim", "runtime", "samples", "spectrogram"),
-    2: ("tasks",),
+    1: (
+        "adapters",
+        "choice",
+        "data",
+        "display",
+        "dropout",
+        "heads",
+        "layers",
+        "optim",
+        "runtime",
+        "samples",
+        "solver",
+        "spectrogram",
+    ),
+    2: ("last_layer", "tasks"),
     3: ("checkpoint", "features", "predictor", "prepare", "report", "run_folder"),
     4: ("trainer",),
     5: ("__main__", "cli", "detect_command"),
@@ -42,9 +58,13 @@ MODALITY_WORDS = {"image", "images", "text", "texts", "audio", "pixel", "pixels"
 MODALITY_WORDS |= {"sound", "sounds", "spectrogram", "spectrograms", "wave", "waves", "waveform", "recording", "mel"}
 WITHOUT_MODALITY = (
     "checkpoint",
+    "choice",
+    "defaults",
     *(f"features.{name}" for name in ("exact", "examples", "plan", "replay", "source", "store")),
+    "last_layer",
     "predictor",
     "prepare",
+    "solver",
     "trainer",
 )
 NOT_A_MODALITY = {"write_text", "read_text", "size_text", "clock_text"}

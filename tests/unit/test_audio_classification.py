@@ -32,7 +32,7 @@ from hftl.tasks import AudioClassification
 from hftl.tasks.audio_classification import Mel
 
 HEAD, ALL = Phase("head", 1, 1e-2), Phase("all", 1, 1e-3)
-ADAPT = Phase("all", 2, 1e-3, train="lora", batch_norm="keep")
+ADAPT = Phase("all", 2, 1e-3, train="lora", batch_norm="keep", head_scale=1.0)
 LONG = "validation/tit/1.wav"
 """Of 0.9 s, where the windows are of 0.3 s."""
 

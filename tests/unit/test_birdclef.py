@@ -19,9 +19,9 @@ from sound_files import RATE, noise, soundfile
 
 from hftl import Phase, Predictor, Recipe, Trainer, metrics
 from hftl.data.splits import Splits
-from hftl.display import score_names
 from hftl.tasks import AudioClassification
 from hftl.tasks._classification import shares_of, targets_of
+from hftl.wording import score_names
 
 TONES = {"crow": 300, "jay": 1200, "owl": 3000}
 
@@ -372,7 +372,7 @@ def run(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer[Any]:
     task = AudioClassification(str(birds), background=str(birds / "background"), seconds=0.25)
     phases = (Phase("head", 1, 1e-2), Phase("all", 2, 3e-3))
     trainer: Trainer[Any] = Trainer(
-        Recipe(task, str(folder / "model"), phases, str(folder / "run"), batch_size=8, precision="fp32")
+        Recipe(task, str(folder / "model"), phases, str(folder / "run"), batch_size=8, precision="fp32", refit=False)
     )
     trainer.fit(lambda record: None)
     return trainer

@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from huggingface_hub import ModelCard
 from hftl import strategies
 from hftl.errors import HftlError
 from hftl.recipe import Recipe, to_yaml
-from hftl.records import GroupRow, PhaseStarted, RunStarted, as_plain
+from hftl.records import GroupRow, HeadSolved, PhaseStarted, Record, RunStarted, as_plain
 from hftl.report import card
 from hftl.tasks import AudioClassification, ImageClassification, TextClassification
 
@@ -21,19 +22,20 @@ def scores(accuracy: float) -> dict[str, float]:
     return {"accuracy": accuracy, "macro_f1": accuracy - 0.1, "loss": 0.4}
 
 
-def write_run(folder: Path, task: Any = None, model: str = "google/some-model", **changes: Any) -> Path:
+def write_run(
+    folder: Path, task: Any = None, model: str = "google/some-model", further: Sequence[Record] = (), **changes: Any
+) -> Path:
     """A run folder of two phases."""
     task = task or TextClassification(data="stanfordnlp/imdb")
-    recipe = Recipe(task=task, model=model, phases=strategies.lp_ft(), output_dir="runs/imdb", seed=7)
+    recipe = Recipe(task, model, strategies.lp_ft(), output_dir="runs/imdb", seed=7, batch_size=32)
     phases = [
         {"phase": 0, "unfreeze": "head", "best_epoch": 1, "scores": scores(0.8), "seconds": 12.3, "trainable": 100}
-        | {"train": "weights"},
+        | {"train": "weights", "refit": False},
         {"phase": 1, "unfreeze": "0.25", "best_epoch": 2, "scores": scores(0.9), "seconds": 80.0, "trainable": 5100}
-        | {"train": "bias"},
+        | {"train": "bias", "refit": False},
     ]
-    for phase, train in zip(phases, ("weights", "bias"), strict=True):
-        phase["train"] = train
-    metrics = {"best": {"phase": 1, "epoch": 2}, "majority": {"accuracy": 0.5, "macro_f1": 0.33}, "phases": phases}
+    best = {"phase": 1, "epoch": 2, "refit": False, "error": 0.0123}
+    metrics = {"best": best, "majority": {"accuracy": 0.5, "macro_f1": 0.33}, "phases": phases}
     metrics |= {"validation": scores(0.9), "test": scores(0.875), **changes}
     groups = [GroupRow("block 0", 9900, 0, None), GroupRow("head", 100, 100, 1e-3)]
     loaded = {"tensors": 3, "parameters": 9900, "new": ["head.weight"], "dropped": []}
@@ -55,6 +57,7 @@ def write_run(folder: Path, task: Any = None, model: str = "google/some-model", 
         ),
         PhaseStarted(0, "head", 3, 38, 1e-3, groups),
         PhaseStarted(1, "0.25", 4, 38, 5e-5, groups),
+        *further,
     ]
     folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(to_yaml(recipe), encoding="utf-8")
@@ -111,15 +114,53 @@ def test_scores_run_from_the_majority_to_the_saved_model(tmp_path):
         ["**saved model**", "test", "0.875", "0.775", "0.400"],
     ]
     assert "that of phase 1, epoch 2" in body
+    assert "where its first score is sure to ± 0.012 (one standard error)" in body
+    assert "all rows" not in body
 
 
 def test_training_is_a_row_for_each_phase(tmp_path):
     _, body = parts(card.write(write_run(tmp_path)))
     assert [row[1:] for row in rows_under(body, "Training")[1:]] == [
-        ["100 of 10,000 parameters (1 %)", "3 x 38 steps", "1", "1e-3", "12 s"],
-        ["5,100 of 10,000 parameters (51 %)", "4 x 38 steps", "2", "5e-5", "1 min 20 s"],
+        ["100 of 10,000 parameters (1 %)", "3 epochs x 38 steps", "1", "1e-3", "12 s"],
+        ["5,100 of 10,000 parameters (51 %)", "4 epochs x 38 steps", "2", "5e-5", "1 min 20 s"],
     ]
     assert "Batch size 32, seed 7" in body
+
+
+def test_a_solved_head_and_the_second_pass_on_all_rows(tmp_path):
+    """The scores of the model that was chosen, and what was made of it then."""
+    first, second = (
+        {"phase": phase, "unfreeze": "head", "train": "weights", "best_epoch": None, "scores": found}
+        | {"seconds": 1.0, "trainable": 100, "refit": phase == 1}
+        for phase, found in enumerate([scores(0.8), {}])
+    )
+    groups = [GroupRow("block 0", 9900, 0, None), GroupRow("head", 100, 100, 3e-4)]
+    folder = write_run(
+        tmp_path,
+        phases=[first, second],
+        best={"phase": 0, "epoch": None, "refit": True, "error": None},
+        further=[
+            PhaseStarted(0, "head", 0, 38, 3e-4, groups, solver="lbfgs"),
+            HeadSolved(0, "head", 1200, 50, 0.01, 1.25, 5, scores(0.75), 0.5),
+            PhaseStarted(1, "head", 0, 47, 3e-4, groups, solver="lbfgs", refit=True),
+            HeadSolved(1, "head", 1500, 50, 0.008, 1.2, 5, scores(0.78), 0.5),
+        ],
+    )
+    _, body = parts(card.write(folder))
+    assert [row[:3] for row in rows_under(body, "Scores")[1:]] == [
+        ["majority", "validation", "0.500"],
+        ["phase 0: head", "validation", "0.800"],
+        ["**chosen model**", "validation", "0.900"],
+        ["**saved model**", "test", "0.875"],
+    ]
+    assert "that of phase 0, the solved head (both count from 0), chosen on the validation split." in body
+    assert "trained once more from the checkpoint, in the same way, on all rows" in body
+    assert [row[:-1] for row in rows_under(body, "Training")[1:]] == [
+        ["phase 0: head", "100 of 10,000 parameters (1 %)", "solved", "solved", ""],
+        ["phase 1: head, on all rows", "100 of 10,000 parameters (1 %)", "solved", "solved", ""],
+    ]
+    solved = "head solved for 1,500 rows of 50 features, L2 penalty 0.008 and temperature 1.200 chosen by 5 folds"
+    assert f"Phase 1: {solved}." in body
 
 
 def test_a_users_words_are_no_markdown(tmp_path):
@@ -182,7 +223,8 @@ def test_the_use_of_sounds_says_what_hftl_makes_of_longer_and_shorter_recordings
 
 
 def test_a_pretrained_model_without_test_split(tmp_path):
-    folder = write_run(tmp_path, best={"phase": None, "epoch": None}, phases=[])
+    best = {"phase": None, "epoch": None, "refit": False, "error": None}
+    folder = write_run(tmp_path, best=best, phases=[])
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["test"]
     (folder / "metrics.json").write_text(json.dumps(metrics))

@@ -181,10 +181,13 @@ def test_a_run_from_the_command_line_end_to_end(
     assert "steps in all" in said
     assert not Path(run).exists()
     main(["fit", *common, "--output-dir", run, "--batch-size", "16"])
-    assert "saved model" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "chosen model" in said
+    assert "trained once more on all rows" in said
     main(["evaluate", run, "--json"])
-    scores = json.loads(capsys.readouterr().out)
-    assert set(scores) == {"accuracy", "macro_f1", "loss"}
+    captured = capsys.readouterr()
+    assert set(json.loads(captured.out)) == {"accuracy", "macro_f1", "loss"}
+    assert "trained once more on all rows, those of validation included" in captured.err
     main(["predict", run, "a good film", "a bad film", "--json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["name"] for row in rows] == ["a good film", "a bad film"]

@@ -37,7 +37,8 @@ def run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
             soundfile.write(file, level * noise(RATE, 0.3, seed=number), RATE, subtype="FLOAT")
     task = AudioClassification(str(root / "data"), seconds=WINDOW, mel=MEL)
     model, phases = str(tiny_model("mobilenet_v1")), (Phase("head", 1, 1e-2),)
-    recipe = Recipe(task, model, phases, str(root / "run"), batch_size=8, eval_batch_size=4, precision="fp32")
+    settings = {"batch_size": 8, "eval_batch_size": 4, "precision": "fp32", "refit": False}
+    recipe = Recipe(task, model, phases, str(root / "run"), **settings)
     Trainer(recipe).fit(lambda record: None)
     return root / "run"
 

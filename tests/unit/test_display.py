@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from hftl import display
+from hftl import display, wording
 from hftl.display import Display
 from hftl.records import (
     Evaluated,
     EvaluationProgress,
     GroupRow,
+    HeadSolved,
     PhaseEnded,
     PhaseStarted,
     Record,
@@ -116,14 +117,14 @@ def test_everything_a_run_tells_is_shown(terminal):
         "block 0-5 600,000 frozen",
         "head 12,345 12,345 1e-3",
         "trains 12,345 of 662,345 parameters (1.86 %), 2 epochs x 40 steps",
-        "phase 0 · epoch 0 · validation: accuracy 0.800 macro_f1 0.700 loss 0.412 (best) · 3.2 s",
+        "phase 0 · epoch 0 · validation: accuracy 0.800 macro_f1 0.700 loss 0.412 (kept) · 3.2 s",
         "phase 0 · epoch 1 · validation: accuracy 0.810 macro_f1 0.700 loss 0.412 · 3.2 s",
-        "phase 0 ended · best epoch 0: accuracy 0.800 · 196 frozen tensors bit-equal"
+        "phase 0 ended · epoch 0 kept: accuracy 0.800 · 196 frozen tensors bit-equal"
         " · 2 processes agree on abcdef01 · 12 s",
         "phase 1: top 2 blocks",
         "block 0-3 400,000 frozen",
         "block 4-5 200,000 200,000 5e-5",
-        "phase 1 ended early · best epoch 0: accuracy 0.900 · 195 frozen tensors bit-equal"
+        "phase 1 ended early · epoch 0 kept: accuracy 0.900 · 195 frozen tensors bit-equal"
         " · 2 processes agree on abcdef01 · 12 s",
         "result after 2 min 05 s",
         "accuracy macro_f1 loss time",
@@ -133,6 +134,41 @@ def test_everything_a_run_tells_is_shown(terminal):
         "saved model · validation 0.900 0.300",
         "saved model · test 0.895",
         "model/ phase 1, epoch 0; transformers loads it",
+    ]
+    found = iter(lines)
+    assert [line for line in expected if line not in found] == []  # all of them, in this order
+
+
+def test_a_solved_head_and_the_second_pass_are_told():
+    scores = {"accuracy": 0.8, "loss": 0.5}
+
+    def solved_and_refit() -> Iterator[Record]:
+        yield started(processes=1)
+        for phase, refit in enumerate([False, True]):
+            yield PhaseStarted(phase, "head", 0, STEPS, 3e-4, groups(0, 3e-4), solver="lbfgs", refit=refit)
+            folds, cut = (0, {}) if refit else (5, {"accuracy": 0.75})
+            yield HeadSolved(phase, "classi\nfier", 1280 + 297 * refit, 384, 0.0316, 1.25, folds, cut, 0.4)
+            if not refit:
+                yield Evaluated(phase, None, "validation", scores, True, 3.2)
+            yield PhaseEnded(phase, None, {} if refit else scores, False, 196, 12.3, refit=refit)
+        yield RunEnded(0, None, {"validation": scores, "test": scores}, "runs/pets", 125.0, refit=True)
+
+    lines = squeezed(show(solved_and_refit(), terminal=False))
+    expected = [
+        "phase 0: head",
+        "trains 12,345 of 662,345 parameters (1.86 %), solved",
+        "classi fier solved for 1,280 rows of 384 features, L2 penalty 0.032 and temperature 1.250 chosen by 5 folds"
+        " · by folds: accuracy 0.750 · 0.4 s",
+        "phase 0 · solved · validation: accuracy 0.800 loss 0.500 (kept) · 3.2 s",
+        "phase 0 ended · the solved head kept: accuracy 0.800 loss 0.500 · 196 frozen tensors bit-equal · 12 s",
+        "phase 1: head, on all rows",
+        "classi fier solved for 1,577 rows of 384 features, L2 penalty 0.032 and temperature 1.250 as declared · 0.4 s",
+        "phase 1 ended · the solved head kept · 196 frozen tensors bit-equal · 12 s",
+        "phase 0: head · validation 0.800 0.500 12 s",
+        "phase 1: head, on all rows 12 s",
+        "chosen model · validation 0.800 0.500",
+        "saved model · test 0.800 0.500",
+        "model/ phase 0, the solved head, trained once more on all rows; transformers loads it",
     ]
     found = iter(lines)
     assert [line for line in expected if line not in found] == []  # all of them, in this order
@@ -227,7 +263,7 @@ def test_a_pretrained_model_is_only_scored():
             terminal=False,
         )
     )
-    assert "pretrained · validation: accuracy 0.700 (best) · 1.0 s" in lines
+    assert "pretrained · validation: accuracy 0.700 (kept) · 1.0 s" in lines
     assert "saved model · validation 0.700" in lines
     assert "model/ the pretrained model; transformers loads it" in lines
     assert not any(line.split(" ")[0] in {"labels", "new", "dropped", "note", "phase"} for line in lines)
@@ -257,35 +293,42 @@ def test_blocks_collapse_only_where_they_are_alike():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (display.score_text(0.87142), "0.871"),
-        (display.score_text(1.0), "1.000"),
-        (display.score_text(0.0), "0.000"),
-        (display.score_text(0.00012345), "0.000123"),
-        (display.score_text(-12345.6), "-12,346"),
-        (display.score_text(99.99), "99.990"),
-        (display.score_text(1.5e7), "1.5e+07"),
-        (display.score_text(float("nan")), "nan"),
-        (display.count_text(999_999), "999,999"),
-        (display.count_text(2_234_567), "2.2M"),
-        (display.count_text(999_999_999), "1.0B"),
-        (display.rate_text(1e-3), "1e-3"),
-        (display.rate_text(2.4301e-5), "2.43e-5"),
-        (display.rate_text(0.0), "0"),
-        (display.rate_text(9.999e-4), "1e-3"),
-        (display.seconds_text(0.04), "0.0 s"),
-        (display.seconds_text(9.96), "10 s"),
-        (display.seconds_text(59.7), "1 min 00 s"),
-        (display.seconds_text(3599.9), "1 h 00 min"),
-        (display.seconds_text(7505), "2 h 05 min"),
-        (display.trained_text(12_345, 2_200_000), "12,345 of 2.2M parameters (0.561 %)"),
-        (display.trained_text(10, 10), "10 of 10 parameters (100 %)"),
-        (display.depth_text("head"), "head"),
-        (display.depth_text("4"), "top 4 blocks"),
-        (display.depth_text("1"), "top block"),
-        (display.depth_text("0.25"), "top 25 % of the blocks"),
-        (display.few_text(["a", "b"], 2), "a, b"),
-        (display.few_text(["a", "b", "c"], 2), "a, b, +1 more"),
-        (display.one_line(" a\r\n\tb\x1b[31m "), "a b [31m"),
+        (wording.score_text(0.87142), "0.871"),
+        (wording.score_text(1.0), "1.000"),
+        (wording.score_text(0.0), "0.000"),
+        (wording.score_text(0.00012345), "0.000123"),
+        (wording.score_text(-12345.6), "-12,346"),
+        (wording.score_text(99.99), "99.990"),
+        (wording.score_text(1.5e7), "1.5e+07"),
+        (wording.score_text(float("nan")), "nan"),
+        (wording.count_text(999_999), "999,999"),
+        (wording.count_text(2_234_567), "2.2M"),
+        (wording.count_text(999_999_999), "1.0B"),
+        (wording.rate_text(1e-3), "1e-3"),
+        (wording.rate_text(2.4301e-5), "2.43e-5"),
+        (wording.rate_text(0.0), "0"),
+        (wording.rate_text(9.999e-4), "1e-3"),
+        (wording.seconds_text(0.04), "0.0 s"),
+        (wording.seconds_text(9.96), "10 s"),
+        (wording.seconds_text(59.7), "1 min 00 s"),
+        (wording.seconds_text(3599.9), "1 h 00 min"),
+        (wording.seconds_text(7505), "2 h 05 min"),
+        (wording.trained_text(12_345, 2_200_000), "12,345 of 2.2M parameters (0.561 %)"),
+        (wording.trained_text(10, 10), "10 of 10 parameters (100 %)"),
+        (wording.phase_text("4", "lora"), "top 4 blocks, lora"),
+        (wording.phase_text("all", "weights", refit=True), "all, on all rows"),
+        (wording.length_text("steps", 1, 1_200), "1 epoch x 1,200 steps"),
+        (wording.length_text("lbfgs", 0, 40), "solved"),
+        (wording.length_text("lbfgs", 10, 40), "last layer solved, then 10 epochs x 40 steps"),
+        (wording.place_text(1, 3), "phase 1, epoch 3"),
+        (wording.place_text(0, None), "phase 0, the solved head"),
+        (wording.depth_text("head"), "head"),
+        (wording.depth_text("4"), "top 4 blocks"),
+        (wording.depth_text("1"), "top block"),
+        (wording.depth_text("0.25"), "top 25 % of the blocks"),
+        (wording.few_text(["a", "b"], 2), "a, b"),
+        (wording.few_text(["a", "b", "c"], 2), "a, b, +1 more"),
+        (wording.one_line(" a\r\n\tb\x1b[31m "), "a b [31m"),
     ],
 )
 def test_numbers_and_names_as_text(text, expected):
@@ -293,7 +336,7 @@ def test_numbers_and_names_as_text(text, expected):
 
 
 def test_score_names_keep_their_order_with_the_loss_last():
-    assert display.score_names([{"loss": 1.0, "accuracy": 0.5}, {"exact": 0.1}]) == ["accuracy", "exact", "loss"]
+    assert wording.score_names([{"loss": 1.0, "accuracy": 0.5}, {"exact": 0.1}]) == ["accuracy", "exact", "loss"]
 
 
 def test_importing_the_display_is_light():
@@ -316,7 +359,9 @@ def test_the_start_says_how_a_step_is_cut():
 
 
 def test_a_phase_says_what_trains_of_its_blocks_and_what_no_gradient_reaches():
-    told = shown(display.phase_started(PhaseStarted(1, "2", 1, 5, 1e-3, groups(2, 1e-3), "lora", ["a.mask_token"])))
+    told = shown(
+        display.phase_started(PhaseStarted(1, "2", 1, 5, 1e-3, groups(2, 1e-3), "lora", idle=["a.mask_token"]))
+    )
     assert "phase 1: top 2 blocks, lora" in told
     assert "no gradient reaches it: a.mask_token" in told
     plain = shown(display.phase_started(PhaseStarted(1, "2", 1, 5, 1e-3, groups(2, 1e-3))))

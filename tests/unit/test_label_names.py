@@ -37,7 +37,8 @@ def test_names_from_a_csv(
     data, run = tmp_path / "data.csv", tmp_path / "run"
     data.write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
     main(["fit", "text-classification", "--task.data", str(data), "--model", str(tiny_model("bert")),
-          "--phases", "linear-probe", "--phases.0.epochs", "1", "--output-dir", str(run)])  # fmt: skip
+          "--phases", "linear-probe", "--phases.0.epochs", "1", "--refit", "False",
+          "--output-dir", str(run)])  # fmt: skip
     assert sorted(names_of_the_run(run)) == sorted(NAMES)
     card = (run / "README.md").read_text(encoding="utf-8")
     turned = "\u202eleft"  # what turns the direction of all that follows is left out of what people read

@@ -15,6 +15,7 @@ from datasets import Dataset
 from PIL import Image
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
+from hftl.predictor import SEEN
 from hftl.tasks import ImageClassification, TextClassification
 
 TinyModel = Callable[[str], Path]
@@ -34,7 +35,7 @@ def image_run(tiny_model: TinyModel, photos: Path, tmp_path_factory: pytest.Temp
 def text_run(tiny_model: TinyModel, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text") / "run"
     task = TextClassification(str(reviews), max_length=16, truncation="tail")
-    recipe = Recipe(task, str(tiny_model("bert")), PHASES, str(folder), batch_size=8, precision="fp32")
+    recipe = Recipe(task, str(tiny_model("bert")), PHASES, str(folder), batch_size=8, precision="fp32", refit=False)
     Trainer(recipe).fit(lambda record: None)
     return folder
 
@@ -81,8 +82,25 @@ def test_evaluate_gives_the_scores_of_the_run(split: str, image_run: Path) -> No
 
 
 def test_a_validation_split_that_was_cut_is_cut_again_the_same(text_run: Path) -> None:
-    scores = Predictor(text_run).evaluate()
+    predictor = Predictor(text_run)
+    scores = predictor.evaluate()
     assert scores == pytest.approx(json.loads((text_run / "metrics.json").read_text())["validation"], abs=1e-6)
+    assert SEEN not in predictor.notes
+
+
+def test_a_model_that_was_trained_on_all_rows_says_so_of_those_that_validated_it(
+    tiny_model: TinyModel, reviews: Path, tmp_path: Path
+) -> None:
+    task, phases = TextClassification(str(reviews)), (Phase("head"),)
+    recipe = Recipe(task, str(tiny_model("bert")), phases, str(tmp_path / "run"), precision="fp32")
+    ended = Trainer(recipe).fit(lambda record: None)
+    assert ended.refit
+    predictor = Predictor(tmp_path / "run")
+    scores = predictor.evaluate()
+    assert SEEN in predictor.notes
+    assert scores != pytest.approx(ended.scores["validation"], abs=1e-6)  # those are of the model before that
+    predictor.evaluate(data=str(reviews))
+    assert SEEN not in predictor.notes
 
 
 def test_evaluate_other_data_scores_all_rows(text_run: Path, tmp_path: Path) -> None:
@@ -122,7 +140,9 @@ def test_a_run_on_a_stream_is_evaluated_on_the_same_sample(
     for number in range(3):
         rows.shard(3, number).to_parquet(tmp_path / "data" / f"train-0000{number}-of-00003.parquet")
     task = TextClassification(str(tmp_path / "data"), streaming=True, max_rows=30)
-    recipe = Recipe(task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32")
+    recipe = Recipe(
+        task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32", refit=False
+    )
     Trainer(recipe).fit(lambda record: None)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "hftl").iterdir()}
     predictor = Predictor(tmp_path / "run")

@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from hftl import strategies, tasks
 from hftl.phase import Phase
-from hftl.recipe import Recipe, describe_object, from_dict, read_yaml, resolve_phases, to_dict, to_yaml
+from hftl.recipe import Recipe, describe_object, from_dict, read_yaml, to_dict, to_yaml
 from hftl.tasks import ImageClassification, TextClassification
 
 TASK = {"name": "text-classification", "data": "data/reviews.csv"}
@@ -50,7 +49,8 @@ RECIPES = {
         model="2020-01-01",
         phases=(
             Phase("head", 2, 3e-5),
-            Phase(4, 1, 1e-7, 0.9, 0.0, "cosine", 0.0, "update", 2),
+            Phase(4, 1, 1e-7, 0.9, 0.0, "cosine", 0.0, "update", patience=2, head_scale=1e-2),
+            Phase("neck", solver="lbfgs", penalty=1e-5, temperature=2.0),
             Phase(0.25, schedule="constant"),
             Phase(1.0),
             Phase("all"),
@@ -61,6 +61,8 @@ RECIPES = {
         keep_head=True,
         precision="bf16",
         best_by="loss",
+        batch_size=8,
+        refit=False,
         layer_groups={r"^a\.(b|c)$": "stem", "x": "block 3"},
         trust_remote_code=True,
     ),
@@ -158,7 +160,9 @@ def test_a_misspelt_key_is_named_before_what_is_missing_by_it(one_line_error):
     [
         ({"batch_size": "many"}, ("'batch_size'", "'many'")),
         ({"batch_size": 2.5}, ("'batch_size'", "2.5")),
-        ({"batch_size": None}, ("'batch_size'", "None")),
+        ({"eval_batch_size": None}, ("'eval_batch_size'", "None")),
+        ({"refit": "perhaps"}, ("'refit'", "'perhaps'")),
+        ({"phases": [{"solver": "newton"}]}, ("'phases.0.solver'", "'newton'", "'lbfgs'")),
         ({"model": 3}, ("'model'", "3")),
         ({"precision": "fp8"}, ("'precision'", "'fp8'", "'bf16'")),
         ({"keep_head": "perhaps"}, ("'keep_head'", "'perhaps'")),
@@ -185,6 +189,7 @@ def test_wrong_types(change, words, one_line_error):
         ({"eval_batch_size": 0}, ("eval_batch_size: 0",)),
         ({"accumulation": 0}, ("accumulation: 0",)),
         ({"accumulation": 9, "batch_size": 8}, ("accumulation: 9", "8 rows")),
+        ({"refit": True, "phases": []}, ("refit:", "no phases")),
         ({"workers": -1}, ("workers: -1", "at least 0")),
         ({"log_every": 0}, ("log_every: 0",)),
         ({"head_dropout": 1.0}, ("head_dropout: 1.0", "below 1")),
@@ -262,28 +267,6 @@ def test_a_file_that_is_not_yaml(content, tmp_path, one_line_error):
         read_yaml(tmp_path / "bad.yaml", tasks.find)
 
 
-# -- resolving -------------------------------------------------------------------------------------------------------
-
-
-def test_resolve_phases():
-    phases = (Phase("auto"), Phase("head", lr=0.5), Phase("neck"), Phase(2), Phase(0.5, lr=0.0), Phase("all"))
-    found = resolve_phases(phases, "neck", head_lr=1e-3, lr=1e-5)
-    assert [phase.unfreeze for phase in found] == ["neck", "head", "neck", 2, 0.5, "all"]
-    assert [phase.lr for phase in found] == [1e-3, 0.5, 1e-3, 1e-5, 0.0, 1e-5]
-    assert {phase.batch_norm for phase in found} == {"keep"}
-    kept = [dataclasses.replace(phase, unfreeze="all", lr=None, batch_norm=None) for phase in found]
-    assert kept == [dataclasses.replace(phase, unfreeze="all", lr=None) for phase in phases]
-    assert resolve_phases(found, "head", 9.0, 9.0) == found
-
-
-def test_a_model_of_another_kind_of_data_learns_faster_and_gets_statistics_of_these():
-    phases = (Phase("auto"), Phase("all"), Phase("all", lr=0.5, batch_norm="keep"), Phase("all", train="lora"))
-    found = resolve_phases(phases, "head", head_lr=1e-3, lr=1e-5, far=True)
-    assert [phase.lr for phase in found] == pytest.approx([1e-3, 1e-4, 0.5, 1e-4])
-    assert [phase.batch_norm for phase in found] == ["keep", "update", "keep", "update"]
-    assert resolve_phases(found, "head", 9.0, 9.0, far=True) == found
-
-
 def test_the_new_options_have_ranges(one_line_error):
     for ema in (0.0, 1.0, -1.0):
         with one_line_error("ema", str(ema), "0.999"):
@@ -295,12 +278,6 @@ def test_the_new_options_have_ranges(one_line_error):
             phases=(Phase("all", batch_norm="update"),),
             gradient_checkpointing=True,
         )
-
-
-def test_less_than_all_weights_learn_ten_times_as_fast():
-    phases = (Phase("head"), Phase("all"), *(Phase("all", train=train) for train in ("lora", "bias", "norm")))
-    found = resolve_phases((*phases, Phase("all", lr=0.5, train="lora")), "head", 1e-3, 1e-5)
-    assert [phase.lr for phase in found] == pytest.approx([1e-3, 1e-5, 1e-4, 1e-4, 1e-4, 0.5])
 
 
 def test_a_group_of_options_survives_yaml(tmp_path):

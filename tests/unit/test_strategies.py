@@ -3,8 +3,8 @@ import itertools
 import pytest
 
 from hftl import strategies
+from hftl.defaults import Known, resolved
 from hftl.layers import LayerGroups
-from hftl.recipe import resolve_phases
 
 DEPTHS = {
     "pretrained": [],
@@ -24,7 +24,8 @@ def test_each_strategy_has_its_depths():
 @pytest.mark.parametrize("family", ["vit", "mobilenet_v1"])
 def test_each_phase_of_a_staged_strategy_trains_more_than_the_one_before(name, family, load_tiny):
     groups = LayerGroups.of(load_tiny(family).model)
-    phases = resolve_phases(strategies.by_name(name), "head", 1e-3, 1e-5)
+    known = Known(rows=100, start="head", head_lr=1e-3, lr=1e-5)
+    phases = resolved(strategies.by_name(name), known, batch=16)
     trained = [groups.unfrozen(phase.unfreeze) for phase in phases]
     assert all(before < after for before, after in itertools.pairwise(trained))
     assert trained[-1] == set(groups.names)

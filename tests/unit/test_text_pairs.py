@@ -40,7 +40,8 @@ def claims(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(family: str, data: Path, model: Path, folder: Path, **options: Any) -> Path:
     task = TextClassification(str(data), max_length=16, **options)
     phases = (Phase("all", 1, 1e-3),)
-    Trainer(Recipe(task, str(model), phases, str(folder), batch_size=8, precision="fp32")).fit(lambda record: None)
+    recipe = Recipe(task, str(model), phases, str(folder), batch_size=8, precision="fp32", refit=False)
+    Trainer(recipe).fit(lambda record: None)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ from conftest import IMAGE_FAMILIES, TEXT_FAMILIES
 from quick_runs import quick, states
 from safetensors.torch import load_file
 
-from hftl import HftlError, Phase, Trainer, strategies
+from hftl import HftlError, Phase, Trainer, defaults, strategies
+from hftl.features import source
 from hftl.layers import digest
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
 from hftl.tasks.image_classification import ImageExamples
 
 TinyModel = Callable[[str], Path]
+
+
+def make_up_scores(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], error: float = 0.0) -> None:
+    """What evaluations say, one after the other, and the standard error of the difference of any two."""
+    made_up = iter(accuracies)
+    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    monkeypatch.setattr("hftl.choice.error_of_difference", lambda *_: error)
 
 
 @pytest.mark.parametrize("family", [*IMAGE_FAMILIES, *TEXT_FAMILIES])
@@ -35,10 +44,10 @@ def test_each_phase_moves_exactly_what_it_declares(
     for record in trainer.run():
         if isinstance(record, PhaseStarted):
             before = states(trainer)
-            unfrozen = trainer.ready.groups.unfrozen(phases[record.phase].unfreeze)
+            unfrozen = trainer.ready.groups.unfrozen(trainer.ready.recipe.phases[record.phase].unfreeze)
             group_of = trainer.ready.groups.group_of_parameter()
             declared = {name for name, group in group_of.items() if group in unfrozen}
-        if isinstance(record, Evaluated) and record.split == "validation":
+        if isinstance(record, PhaseEnded):
             after = states(trainer)
             moved = {name for name in before if not torch.equal(before[name], after[name])}
             with_gradient = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -46,7 +55,9 @@ def test_each_phase_moves_exactly_what_it_declares(
             assert moved <= declared, "something frozen moved"
             # A weight without gradient (dead ReLUs of a tiny random network) may stay; whole groups must not.
             assert {group_of[name] for name in moved} == {group_of[name] for name in declared}
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["phases"][2]["phase"] == 2
+    passes = 2 if family in TEXT_FAMILIES else 1  # the reviews have no validation split: the second is on all rows
+    ended = json.loads((tmp_path / "run" / "metrics.json").read_text())["phases"]
+    assert [(phase["phase"], phase["refit"]) for phase in ended] == [(n, n > 2) for n in range(3 * passes)]
 
 
 def test_two_runs_are_bit_equal_and_a_second_seed_is_not(tiny_model: TinyModel, reviews: Path, tmp_path: Path) -> None:
@@ -75,9 +86,8 @@ def test_accumulation_changes_nothing_but_the_order_of_sums(
     def fit(name: str, pieces: int) -> list[float]:
         task = TextClassification(str(reviews), label_smoothing=0.1)
         phases = (Phase("all", 2, 1e-3),)
-        recipe = quick(
-            task, tiny_model("roberta"), tmp_path / name, phases=phases, accumulation=pieces, head_dropout=0.0
-        )
+        settings = {"phases": phases, "accumulation": pieces, "head_dropout": 0.0, "refit": False}
+        recipe = quick(task, tiny_model("roberta"), tmp_path / name, **settings)
         trainer = Trainer(recipe)
         losses = []
         for record in trainer.run():
@@ -103,7 +113,7 @@ def test_random_views_and_mixed_labels_are_for_phases_that_train_blocks(
 
     def spy(examples: ImageExamples, rows: list[int]) -> Any:
         batch = get(examples, rows)
-        if batch.targets is not None and len(rows) > 1:  # not one row on trial
+        if batch.targets is not None and len(rows) > 3:  # not those on trial
             read.append((len(examples), batch.targets.is_floating_point()))
         return batch
 
@@ -125,9 +135,8 @@ def test_the_best_epoch_is_restored_and_the_best_phase_is_saved(
     tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With scores made up: phase 0 is best at epoch 1, phase 1 never gets there."""
-    made_up = iter([0.3, 0.8, 0.5, 0.7, 0.6, 0.0])
-    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
-    phases = (Phase("head", 3, 1e-2), Phase("all", 2, 1e-2))
+    make_up_scores(monkeypatch, [0.3, 0.8, 0.5, 0.7, 0.6, 0.0])
+    phases = (Phase("head", 3, 1e-2), Phase("all", 2, 1e-2, head_scale=1.0))
     trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases))
     at_epoch: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
     ended: list[PhaseEnded] = []
@@ -147,6 +156,23 @@ def test_the_best_epoch_is_restored_and_the_best_phase_is_saved(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_what_is_later_is_kept_unless_it_is_worse_by_more_than_the_rows_can_tell(
+    tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a phase the later epoch, of a run the later phase."""
+    make_up_scores(monkeypatch, [0.8, 0.5, 0.75, 0.7, 0.78, 0.72, 0.0], error=0.08)
+    phases = (Phase("head", 4, 1e-2), Phase("all", 2, 1e-2))
+    recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases)
+    records = list(Trainer(recipe).run())
+    kept = [record.best for record in records if isinstance(record, Evaluated) and record.split == "validation"]
+    assert kept == [True, False, True, False, True, True]
+    ended = [record for record in records if isinstance(record, PhaseEnded)]
+    assert [(phase.best_epoch, phase.scores["accuracy"]) for phase in ended] == [(2, 0.75), (1, 0.72)]
+    assert isinstance(records[-1], RunEnded)
+    assert (records[-1].best_phase, records[-1].best_epoch) == (1, 1)
+    assert records[-1].scores["validation"]["accuracy"] == 0.72
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (None, 6)])
 def test_early_stopping_waits_as_long_as_it_is_told(
     patience: int | None,
@@ -156,8 +182,7 @@ def test_early_stopping_waits_as_long_as_it_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made_up = iter([0.3, 0.8, 0.5, 0.7, 0.6, 0.4, 0.0])
-    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    make_up_scores(monkeypatch, [0.3, 0.8, 0.5, 0.7, 0.6, 0.4, 0.0])
     phases = (Phase("head", 6, 1e-2, patience=patience),)
     trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases))
     records = list(trainer.run())
@@ -198,6 +223,30 @@ def test_a_single_row_is_no_statistics(tiny_model: TinyModel, photos: Path, tmp_
     assert seen[0] != seen[1] == seen[2]
 
 
+def test_a_head_whose_features_find_no_room_in_the_second_pass_is_trained_in_steps(
+    tiny_model: TinyModel, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are more of them than in the first, in which they were solved."""
+
+    def open_source(ready: Any, *rest: Any) -> Any:
+        store = replace(ready.recipe.store, use=ready.first is None, dir=str(tmp_path / "store"))
+        return source.open_source(replace(ready, recipe=replace(ready.recipe, store=store)), *rest)
+
+    monkeypatch.setattr("hftl.trainer.open_source", open_source)
+    phases = (Phase("head"),)
+    trainer = Trainer(quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", phases=phases))
+    begun: dict[str, torch.Tensor] = {}
+    ended: list[PhaseEnded] = []
+    for record in trainer.run():
+        if isinstance(record, PhaseStarted):
+            begun = states(trainer)
+        if isinstance(record, PhaseEnded):
+            ended.append(record)
+    assert [(phase.refit, phase.best_epoch) for phase in ended] == [(False, None), (True, defaults.HEAD_EPOCHS - 1)]
+    moved = {name for name, tensor in states(trainer).items() if not torch.equal(begun[name], tensor)}
+    assert moved == set(trainer.ready.groups.parameters["head"])
+
+
 def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
     phases = (Phase("head", 1, 1e-2), Phase("all", 2, 1e-3))
     trainer = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases))
@@ -210,8 +259,9 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: P
             break
     state = json.loads((folder / "state.json").read_text())
     assert state["progress"] == {"phase": 1, "epoch": 1, "step": 0}
-    assert state["best"]["phase"] == 0
-    assert state["phase_best"]["phase"] == 1
+    assert [state["choice"][which]["phase"] for which in ("top", "kept")] == [0, 0]
+    assert [state["phase_choice"][which]["phase"] for which in ("top", "kept")] == [1, 1]
+    assert state["phase_choice"]["waiting"] == 0
     assert [phase["phase"] for phase in state["phases"]] == [0]
     assert set(state["random"]) == {"python", "numpy"}
     assert set(load_file(folder / "model.safetensors")) == set(trainer.model.state_dict())
@@ -249,8 +299,6 @@ def test_the_run_folder_holds_everything(tiny_model: TinyModel, photos: Path, tm
 def test_a_recipe_read_from_the_run_folder_gives_the_same_run(
     tiny_model: TinyModel, photos: Path, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     from hftl import tasks
     from hftl.recipe import read_yaml
 
@@ -265,7 +313,7 @@ def test_objects_can_be_handed_in_and_are_recorded_by_fingerprint(tiny_model: Ti
     from datasets import Dataset
 
     rows = Dataset.from_dict({"text": [f"{w} film" for w in ("good", "bad")] * 20, "label": ["pos", "neg"] * 20})
-    trainer = Trainer(quick(TextClassification(rows), tiny_model("bert"), tmp_path / "run"))
+    trainer = Trainer(quick(TextClassification(rows), tiny_model("bert"), tmp_path / "run", refit=False))
     trainer.fit(lambda record: None)
     assert rows._fingerprint in (tmp_path / "run" / "recipe.yaml").read_text()
     assert trainer.evaluate("validation") == json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]
@@ -421,8 +469,7 @@ def test_records_arrive_in_order(tiny_model: TinyModel, photos: Path, tmp_path: 
 def test_a_score_that_is_no_number_is_never_the_best(
     tiny_model: TinyModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_up = iter([float("nan"), 0.2, 0.1, 0.0])
-    monkeypatch.setattr(ImageClassification, "score", lambda *_: {"accuracy": next(made_up), "loss": 1.0})
+    make_up_scores(monkeypatch, [float("nan"), 0.2, 0.1, 0.0])
     phases = (Phase("head", 3, 1e-2),)
     ended = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases)).fit(
         lambda record: None

@@ -81,7 +81,7 @@ def test_every_architecture_goes_through_a_whole_run(
             group_of = groups.group_of_parameter()
             assert_partition(groups, trainer.model, BLOCKS[family])
         if isinstance(record, PhaseStarted):
-            unfrozen = groups.unfrozen(PHASES[record.phase].unfreeze)
+            unfrozen = groups.unfrozen(trainer.ready.recipe.phases[record.phase].unfreeze)
             declared = {name for name, group in group_of.items() if group in unfrozen} - unreached
             before = state(trainer.model)
         if isinstance(record, StepTaken):

@@ -43,7 +43,7 @@ def write(folder: Path, name: str, shards: Sequence[torch.Tensor] = (VALUES,), u
 def read(folder: Path, key: str, places: Sequence[int]) -> torch.Tensor:
     found = store.find(folder, key)
     assert found is not None
-    return Array(found.path, "features", found.declaration).take(np.asarray(places))
+    return Array([found], "features").take(np.asarray(places))
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_entries_are_taken_and_cut_as_numpy_would_whatever_the_shards(layout: li
         key = write(Path(folder), "a", values.split(layout))
         found = store.find(Path(folder), key)
         assert found is not None
-        array = Array(found.path, "features", found.declaration)
+        array = Array([found], "features")
         places = np.array(drawn.draw(st.lists(st.integers(0, entries - 1), max_size=9)), dtype=np.int64)
         assert torch.equal(array.take(places), values[torch.from_numpy(places)])
         # Stretches that lie in one shard each, as the positions of a row do; a row may have none.
@@ -87,7 +87,7 @@ def test_what_is_taken_is_a_copy(tmp_path: Path) -> None:
     key = write(tmp_path, "a", [VALUES])
     found = store.find(tmp_path, key)
     assert found is not None
-    array = Array(found.path, "features", found.declaration)
+    array = Array([found], "features")
     array.take(np.arange(6)).zero_()
     array.cut(np.array([0]), np.array([6])).zero_()
     assert torch.equal(array.take(np.arange(6)), VALUES)
