@@ -24,23 +24,29 @@ class Choice:
     model.
     """
 
-    def __init__(self, worth: Worth) -> None:
-        self._worth = worth
+    def __init__(self, worth: Worth, strict: bool = False) -> None:
+        """Where ``strict``, what is chosen by is no share of right answers (a loss, say): the best is kept."""
+        self._worth, self._strict = worth, strict
         self.top: Evaluated | None = None
         """The best there was."""
         self.kept: Evaluated | None = None
         self.waiting = 0
         """Evaluations since the best."""
 
-    def take(self, new: Evaluated) -> bool:
-        """See one more evaluation; whether it is kept now."""
-        if self.top is None or self._worth(new.scores) > self._worth(self.top.scores):
-            self.top = self.kept = new
-            self.waiting = 0
+    def take(self, new: Evaluated, best: Evaluated | None = None) -> bool:
+        """See one more evaluation; whether it is kept now.
+
+        Args:
+            new: what would be kept.
+            best: the best that it was chosen among already; ``new`` is not worse than it by more than the error.
+        """
+        best = best or new
+        if self.top is None or self._worth(best.scores) > self._worth(self.top.scores):
+            self.top, self.kept, self.waiting = best, new, 0
             return True
         self.waiting += 1
         behind = self._worth(self.top.scores)[0] - self._worth(new.scores)[0]
-        if behind <= error_of_difference(new.parts, self.top.parts):
+        if not self._strict and behind <= error_of_difference(new.parts, self.top.parts):
             self.kept = new
             return True
         return False

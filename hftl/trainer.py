@@ -133,7 +133,7 @@ class Trainer(Generic[T]):
     def _run(self, started: RunStarted) -> Iterator[Record]:
         begun = time.monotonic()
         self.model = self.ready.loaded.model
-        self.choice, self.ended = Choice(self._worth), list[dict[str, Any]]()
+        self.choice, self.ended = self._new_choice(), list[dict[str, Any]]()
         self.runtime.once(self._write_declarations)
         yield started
         if not self.recipe.phases:
@@ -152,7 +152,7 @@ class Trainer(Generic[T]):
         started, frozen = self._fresh_start(number, phase)
         yield started
         self.source = yield from open_source(self.ready, number, self.model, frozen, self.runtime)
-        self.phase_choice = Choice(self._worth)
+        self.phase_choice = self._new_choice()
         solved = started.solver == "lbfgs" and (yield from self._solve(number, phase, started, frozen))
         stop = epochs or phase.epochs or 0
         if solved and (epochs == 0 or not started.epochs):
@@ -298,6 +298,9 @@ class Trainer(Generic[T]):
     def _named(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.ready.splits.labels)), **settings}
 
+    def _new_choice(self) -> Choice:
+        return Choice(self._worth, strict=self.recipe.best_by in LOWER_IS_BETTER)
+
     def _worth(self, scores: dict[str, float]) -> tuple[float, float]:
         """What is highest for the best epoch: the score that chooses, and of equal ones the lower loss."""
         chosen = self.recipe.best_by or next(iter(scores))
@@ -343,7 +346,7 @@ class Trainer(Generic[T]):
         moved = [name for name, after in frozen_digests(self.model).items() if frozen.get(name) != after]
         if moved:
             raise RuntimeError(f"{len(moved)} tensors moved that were frozen, {moved[0]} first; this is a bug of hftl")
-        better = second or (kept is not None and self.choice.take(kept))
+        better = second or (kept is not None and self.choice.take(kept, self.phase_choice.top))
         if better:
             self.runtime.once(lambda: self._keep_adapters(number, phase))
         adapters.merge(self.model)

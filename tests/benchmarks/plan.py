@@ -249,7 +249,7 @@ def _full(group: str, source: Source, rows: Rows, best: str, batch: int = 32) ->
         if precision == "fp32" or source.kind == "image":
             yield Job(group, "Trainer, well set up", "trainer", well_set_up=True, precision=precision, **common)
     if source.kind == "image":
-        yield Job(group, "hftl, defaults", "hftl", precision=best, augment="crop-flip", **common)
+        yield Job(group, "hftl, defaults", "hftl", precision=best, augment="crop", **common)
 
 
 def _questions(source: Source, rows: Rows, best: str) -> Iterator[Job]:

@@ -1,4 +1,4 @@
-"""hftl at its defaults, as it is and as it was, against Trainer at its own and a logistic regression on frozen features.
+"""hftl at its defaults, now and before, against Trainer at its own and a logistic regression on frozen features.
 
     make bench-defaults                                    # at most two hours on 2 idle cores
     PYTHONPATH=.:tests python -m benchmarks.defaults.bench --only digits --seeds 1
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import machine
-from benchmarks.defaults.cells import CELLS, Cell, model_of, provide
+from benchmarks.defaults.cells import CELLS, model_of, provide
 from benchmarks.defaults.table import markdown
 
 ROOT = Path(__file__).parents[3]

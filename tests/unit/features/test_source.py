@@ -27,7 +27,6 @@ from hftl import Phase, Predictor, Recipe, strategies
 from hftl.features import store
 from hftl.features.examples import StoredExamples
 from hftl.features.source import Source, open_source
-from hftl.layers import frozen_digests
 from hftl.records import HeadSolved, PhaseEnded, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
 
