@@ -21,8 +21,6 @@ MOST_EPOCHS, FEWEST_EPOCHS = 20, 3
 HEAD_EPOCHS = 10
 HEAD_SCALE = 0.1
 SOLVED_LR = 3e-4
-FAR_LR = 10.0
-"""What the learning rate is multiplied by where a model was trained on another kind of data than it gets now."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,10 @@ class Known:
     """How many times narrower the model is than those that ``lr`` is for."""
     linear: bool = True
     """Whether a linear layer makes the logits of a row."""
+    stored: bool = True
+    """Whether features of frozen layers may be stored."""
+    faster: float = 1.0
+    """How many times the usual rate such a model learns at."""
     far: bool = False
     """Whether the model was trained on another kind of data, so that its blocks have more to learn."""
 
@@ -71,7 +73,7 @@ def resolved(phases: Sequence[Phase], known: Known, batch: int) -> tuple[Phase, 
 
 def _head(phase: Phase, known: Known) -> Phase:
     """A head on frozen layers: solved, unless the way it steps is declared."""
-    steps = phase.epochs is not None or phase.lr is not None or not known.linear
+    steps = phase.epochs is not None or phase.lr is not None or not known.linear or not known.stored
     solver: Literal["lbfgs", "steps"] = phase.solver or ("steps" if steps else "lbfgs")
     return dataclasses.replace(
         phase,
@@ -89,8 +91,7 @@ def _blocks(phase: Phase, known: Known, share: int, after_head: bool) -> Phase:
 
     Source of that: Schulman et al. 2025, "LoRA Without Regret", for adapters.
     """
-    narrower = known.narrower * (FAR_LR if known.far else 1.0)
-    lr = known.lr * narrower if phase.train == "weights" else 10 * known.lr
+    lr = known.lr * known.narrower * known.faster if phase.train == "weights" else 10 * known.lr
     return dataclasses.replace(
         phase,
         epochs=phase.epochs or share,
@@ -107,7 +108,8 @@ def reasons(declared: Sequence[Phase], found: Sequence[Phase], known: Known, bat
         if after.head_only:
             if before.solver is None and after.solver == "steps":
                 set_ = [name for name in ("epochs", "lr") if getattr(before, name) is not None]
-                why = f"{' and '.join(set_)} set; unset, it is solved" if set_ else "its logits are not of one layer"
+                why = "features are not stored" if known.linear else "no linear layer makes its logits"
+                why = f"{' and '.join(set_)} set; unset, it is solved" if set_ else why
                 lines.append(f"phase {number}: the head is trained in steps ({why})")
             continue
         open_ = [
@@ -117,6 +119,6 @@ def reasons(declared: Sequence[Phase], found: Sequence[Phase], known: Known, bat
         ]
         if open_:
             wide = f", a model {known.narrower:.2g} times narrower than usual" if known.narrower != 1 else ""
-            far = ", other data than the model knows" if known.far else ""
-            lines.append(f"phase {number}: {', '.join(open_)}: {known.rows:,} rows in batches of {batch}{wide}{far}")
+            fast = f", of a kind that learns at {known.faster:g} times the usual rate" if known.faster != 1 else ""
+            lines.append(f"phase {number}: {', '.join(open_)}: {known.rows:,} rows in batches of {batch}{wide}{fast}")
     return tuple(lines)

@@ -55,6 +55,8 @@ class Loaded:
     """Whether the checkpoint is of another kind than the model, so that adapters over that would not load."""
     far: bool = False
     """Whether the checkpoint was trained on another kind of data than these: on images, and these are sounds."""
+    faster: float = 1.0
+    """How many times the usual learning rate its blocks learn best at."""
 
 
 def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:

@@ -263,7 +263,9 @@ def _decided(
         lr=task.lr,
         narrower=_narrower(task, loaded.model.config),
         far=loaded.far,
+        faster=loaded.faster,
         linear=linear,
+        stored=recipe.store.use,
     )
     batch = recipe.batch_size or defaults.batch_size(rows)
     phases = defaults.resolved(recipe.phases, known, batch)

@@ -51,6 +51,8 @@ BEGINNING, PHASE_BEST, BEST, ADAPTER = "beginning.safetensors", "phase-best.safe
 """In ``checkpoints/``: all weights as the run began with them; what the best epoch of the phase has made of what moves;
 all weights of the best epoch of the run; its adapters where it has any."""
 
+NOT_SOLVED = "to be solved it needs stored features"
+
 T = TypeVar("T")
 Reader = Callable[[Record], None]
 
@@ -154,6 +156,10 @@ class Trainer(Generic[T]):
         self.source = yield from open_source(self.ready, number, self.model, frozen, self.runtime)
         self.phase_choice = self._new_choice()
         solved = started.solver == "lbfgs" and (yield from self._solve(number, phase, started, frozen))
+        if started.solver == "lbfgs" and not solved:
+            phase = replace(phase, lr=self.recipe.task.head_lr)
+            started = replace(started, lr=self.recipe.task.head_lr, epochs=phase.epochs or 0)
+            yield Noted(number, f"the head trains in steps, {phase.epochs} epochs at lr {phase.lr:.2g}: {NOT_SOLVED}")
         stop = epochs or phase.epochs or 0
         if solved and (epochs == 0 or not started.epochs):
             stop = 0  # the last layer is all that trains
@@ -223,7 +229,6 @@ class Trainer(Generic[T]):
         """
         begun, task, runtime = time.monotonic(), self.recipe.task, self.runtime
         if not self.source.stored:
-            yield Noted(number, "the head is trained in steps: to be solved it needs stored features")
             return False
         runtime.prepare_evaluation(self.source.model)
         found = self.ready.last_layer(self.model)

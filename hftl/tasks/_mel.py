@@ -14,6 +14,10 @@ from hftl.quiet import quiet_transformers
 if TYPE_CHECKING:
     from hftl.heads import Loaded
 
+FASTER = 10.0
+"""What the learning rate is multiplied by for convolutional networks on spectrograms, and for all models that have only
+seen images. Measured: YAMNet on 10 and 30 spoken digits a class, and on 15 recordings of each of three birds."""
+
 
 @dataclass(frozen=True)
 class Mel(Strict):
@@ -109,6 +113,8 @@ def load(model: str, labels: Sequence[str], seconds: float, mel: Mel, keep_head:
     Raises:
         HftlError: settings that do not go together, or not with this model.
     """
+    from torch import nn
+
     from hftl import heads, spectrogram
 
     names = dict(enumerate(labels))
@@ -119,7 +125,10 @@ def load(model: str, labels: Sequence[str], seconds: float, mel: Mel, keep_head:
     _check_masks(found[0].config)
     loaded = heads.with_head(*found, model, keep_head, head_dropout)
     notes = (*loaded.notes, *_empty_bands(found[0]))
-    return replace(loaded, converted=True, far=not own_front_end, notes=notes)
+    far = not own_front_end
+    convolutional = any(isinstance(module, nn.BatchNorm2d) for module in loaded.model.modules())
+    faster = FASTER if far or convolutional else 1.0
+    return replace(loaded, converted=True, far=far, faster=faster, notes=notes)
 
 
 def _check_masks(config: Any) -> None:

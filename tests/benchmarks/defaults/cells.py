@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ CELLS = (
     Cell("film reviews", "text", 100, 600, 128),
     Cell("film reviews", "text", 400, 600, 128),
     Cell("questions by article", "text", 10, 400, 64),
-    Cell("IMDb", "text", 30, 300, 128),
+    Cell("IMDb", "text", 30, 300, 96),
     Cell("CIFAR-10", "image", 10, 400, 96),
     Cell("CIFAR-10", "image", 30, 400, 96),
     Cell("ants and bees", "image", 10, 153, 128),
@@ -51,7 +52,7 @@ CELLS = (
     Cell("spoken digits", "audio", 10, 500, 975),
     Cell("spoken digits", "audio", 30, 500, 975),
     Cell("birds", "audio", 15, 100, 5000),
-    Cell("SQuAD", "question", 150, 100, 192),
+    Cell("SQuAD", "question", 60, 60, 160),
 )
 
 
@@ -80,7 +81,7 @@ def provide(cell: Cell, seed: int, shared: Path, samples: Path, work: Path) -> P
             order = np.random.default_rng(seed).permutation(len(train))
             train, test = train.select(order[cell.test :]), train.select(order[: cell.test])
         splits = {"train": _chosen(train, cell.per_class, seed), "test": _sample(test, cell.test)}
-    draft = folder.with_name(f".{folder.name}.part")
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
     DatasetDict(splits).save_to_disk(str(draft))
     draft.rename(folder)
     return folder
