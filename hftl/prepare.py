@@ -275,7 +275,7 @@ def _decided(
         refit = bool(phases) and splits.cut and rows <= defaults.MANY_ROWS
         if refit:
             every = len(splits.train) + len(splits.validation)
-            reasons += (f"in the end trained once more on all {every:,} rows, validation's among them (--refit false)",)
+            reasons += (f"in the end trained once more on all {every:,} rows, validation's among them (--refit False)",)
     return dataclasses.replace(recipe, batch_size=batch, phases=phases, refit=refit), reasons
 
 

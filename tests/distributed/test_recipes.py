@@ -26,6 +26,7 @@ def test_two_processes_agree_after_every_phase_of_a_recipe(recipe, shared, tmp_p
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *(str(ROOT / "recipes" / f"{recipe}.py"), "--output-dir", str(tmp_path / "run"), "--task.max-rows", "61"),
+        *("--batch-size", "32", "--refit", "False"),
         *("--task.data", str(shared / "data" / data), "--model", str(shared / "models" / model), *options, *epochs),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -70,7 +70,7 @@ def test_reviews_beat_a_bag_of_words(tmp_path: Path) -> None:
     phases = strategies.lp_ft(head_epochs=2, epochs=2, lr=1e-4)
     recipe = Recipe(task, str(SAMPLES / "models" / "minilm-l6"), phases, str(tmp_path / "run"))
     trainer, (frozen, unfrozen) = phase_scores(recipe)
-    splits = trainer.ready.splits
+    splits = (trainer.ready.first or trainer.ready).splits
     assert max(frozen, unfrozen) > bag_of_words(splits.train, splits.validation) + 0.04
     assert min(frozen, unfrozen) > trainer.ready.majority()["accuracy"] + 0.1
     assert Predictor(tmp_path / "run")("A masterpiece, moving and beautifully acted.")[0]["label"] == "positive"
@@ -150,7 +150,7 @@ def test_cifar10_gradually_beats_its_pixels(shared: Path, tmp_path: Path) -> Non
     task = ImageClassification(str(shared / "data" / "cifar10"), max_rows=400, image_size=128)
     recipe = Recipe(task, str(shared / "models" / "mobilenet_v2_1.0_224"), strategies.gradual(), str(tmp_path / "run"))
     trainer, scores = phase_scores(recipe)
-    splits = trainer.ready.splits
+    splits = (trainer.ready.first or trainer.ready).splits
     assert len(scores) == 4
     assert max(scores) > raw_pixels(splits.train, splits.validation) + 0.15
 
@@ -162,7 +162,7 @@ def test_hymenoptera_frozen_features_suffice(shared: Path, tmp_path: Path) -> No
         task, str(shared / "models" / "mobilenet_v2_1.0_224"), strategies.linear_probe(2), str(tmp_path / "run")
     )
     trainer, (frozen,) = phase_scores(recipe)
-    splits = trainer.ready.splits
+    splits = (trainer.ready.first or trainer.ready).splits
     assert frozen > raw_pixels(splits.train, splits.validation) + 0.15
 
 

@@ -123,7 +123,7 @@ def test_depthwise_convolutions_get_no_adapter(load_tiny):
 
 # -- in a run --------------------------------------------------------------------------------------------------------
 
-HEAD, ADAPT, ALL = Phase("head", 1, 1e-2), Phase("all", 1, 1e-2, train="lora"), Phase("all", 1, 1e-3)
+HEAD, ADAPT, ALL = Phase("head", 1, 1e-2), Phase("all", 1, 1e-2, train="lora", head_scale=1.0), Phase("all", 1, 1e-3)
 
 
 @pytest.mark.parametrize("family", ["vit", "mobilenet_v2", "bert"])
@@ -145,7 +145,7 @@ def run_of(tiny_model, data, folder, **settings):
     task, family = (
         (TextClassification(str(data)), "bert") if Path(data).is_file() else (ImageClassification(str(data)), "resnet")
     )
-    phases = (Phase("head", 1, 1e-6), Phase("all", 2, 1e-2, train="lora"))
+    phases = (Phase("head", 1, 1e-6), Phase("all", 6, 1e-2, train="lora", head_scale=1.0))
     given = {"best_by": "loss", "refit": False, **settings}
     trainer = Trainer(quick(task, tiny_model(family), folder, phases=phases, **given))
     return trainer, trainer.fit(lambda record: None)

@@ -20,7 +20,7 @@ from hftl.cli import main
 from hftl.data import tokens, windows
 from hftl.data.batches import Batch
 from hftl.records import FeaturesReady, PhaseStarted, RunEnded, StepTaken
-from hftl.tasks import QuestionAnswering, TextClassification
+from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
 from hftl.tasks.base import NOTHING
 
 TinyModel = Callable[[str], Path]
@@ -143,7 +143,8 @@ def test_narrow_models_learn_faster(squad: Path, tiny_model: TinyModel, tmp_path
     config = transformers.BertConfig
     factors = [prepare._narrower(QuestionAnswering, config(hidden_size=width)) for width in (1536, 768, 384, 16)]
     assert factors == [0.5, 1.0, 2.0, 3.0]
-    assert prepare._narrower(TextClassification, config(hidden_size=384)) == 1.0
+    assert prepare._narrower(TextClassification, config(hidden_size=384)) == 2.0
+    assert prepare._narrower(ImageClassification, config(hidden_size=384)) == 1.0
     recipe = recipe_for("bert", squad, tiny_model, tmp_path / "run", phases=(Phase("head", 1), Phase("all", 1)))
     rates = [record.lr for record in Trainer(recipe).run() if isinstance(record, PhaseStarted)]
     assert rates == [QuestionAnswering.head_lr, pytest.approx(3 * QuestionAnswering.lr)]
