@@ -24,9 +24,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import yaml
 from benchmarks.bench import machine
 from benchmarks.defaults.cells import CELLS, model_of, provide
 from benchmarks.defaults.table import markdown
+
+from hftl.quiet import quiet_datasets
 
 ROOT = Path(__file__).parents[3]
 BEFORE = "ba7eeb7"
@@ -63,7 +66,9 @@ def measure(asked: argparse.Namespace) -> None:
     document = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {"runs": {}}
     document["machine"] = machine("fp32", "")
     asked.work.mkdir(parents=True, exist_ok=True)
-    todo = [each for each in _planned(asked, document) if each[0] not in document["runs"]]
+    with quiet_datasets():
+        planned = [*_planned(asked, document)]
+    todo = [each for each in planned if each[0] not in document["runs"]]
     print(f"{len(todo)} runs, {asked.processes} at once; {asked.out}", flush=True)
     begun = time.monotonic()
     with ThreadPoolExecutor(asked.processes) as pool:
@@ -83,8 +88,6 @@ def measure(asked: argparse.Namespace) -> None:
 
 def _planned(asked: argparse.Namespace, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and job of every run, a whole seed after the other; runs whose inputs have changed are forgotten."""
-    import yaml
-
     settings = {key: yaml.safe_load(value) for key, _, value in (each.partition("=") for each in asked.set)}
     code, peers = _digest(ROOT / "hftl"), _digest(Path(__file__).parent)
     chosen = [cell for cell in CELLS if any(part in cell.name for part in asked.only.split("|"))]
@@ -140,7 +143,9 @@ def run(job: dict[str, Any], work: Path) -> dict[str, Any]:
         if done.returncode:
             return {"error": (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]}
         found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return found
+    if recipe := found.pop("recipe", None):  # the rest of it is places on this machine, and what nobody chose
+        found["chosen"] = {name: yaml.safe_load(recipe)[name] for name in ("batch_size", "phases")}
+    return found
 
 
 def _as_it_was(work: Path) -> Path:
