@@ -1,5 +1,6 @@
 # make demo: set up, make the samples, fine-tune two real models. make test: set up, run the tests.
 # make bench: hftl against transformers.Trainer, about an hour on an otherwise idle machine; called again it goes on.
+# make bench-defaults: what the defaults are worth on small sets, about two hours on an idle machine; it goes on too.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
