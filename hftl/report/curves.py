@@ -190,7 +190,7 @@ def _draw_scores(axes: Axes, history: Sequence[Plain], spans: Sequence[Span]) ->
     best = {(each["phase"], each["best_epoch"]) for each in of_kind(history, "PhaseEnded") if not each["refit"]}
     for first in names[:1]:
         chosen = "chosen, then trained on all rows" if _refit(history) else "saved model"
-        for label, look, places in (("best of its phase", RING, best - saved), (chosen, STAR, saved)):
+        for label, look, places in (("kept of its phase", RING, best - saved), (chosen, STAR, saved)):
             steps = {span.after(epoch) for span in spans for phase, epoch in places if phase == span.phase}
             marked = [(step, score) for step, score in _curve(history, spans, first) if step in steps]
             _plot(axes, [marked], label, color=COLOURS[0], **look)

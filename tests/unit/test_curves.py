@@ -89,7 +89,7 @@ def test_scores_have_their_best_and_the_saved_model_marked():
     found = drawn(below)
     assert found["accuracy"] == [(10, 0.6), (20, 0.7), (30, 0.8)]
     assert found["macro_f1"] == [(10, 0.5), (20, 0.6), (30, 0.7)]
-    assert found["best of its phase"] == [(30, 0.8)]
+    assert found["kept of its phase"] == [(30, 0.8)]
     assert found["saved model"] == [(40, 0.9)]
     assert [y for _, y in found["majority"]] == [0.5, 0.5]
     assert "loss" not in found
@@ -105,7 +105,7 @@ def test_without_its_end_the_saved_model_is_that_of_the_test_scores_or_unmarked(
     assert drawn(curves.picture(unended).axes[1])["saved model"] == [(40, 0.9)]
     untested = drawn(curves.picture(unended[:-1]).axes[1])
     assert "saved model" not in untested
-    assert untested["best of its phase"] == [(30, 0.8), (40, 0.9)]
+    assert untested["kept of its phase"] == [(30, 0.8), (40, 0.9)]
 
 
 def test_a_pretrained_model_has_bars_of_its_scores():
