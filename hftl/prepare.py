@@ -272,10 +272,13 @@ def _decided(
     reasons = defaults.reasons(recipe.phases, phases, known, batch)
     refit = recipe.refit
     if refit is None:
-        refit = bool(phases) and splits.cut and rows <= defaults.MANY_ROWS
+        wanted = bool(phases) and splits.cut
+        refit = wanted and rows <= defaults.MANY_ROWS
+        every = len(splits.train) + len(splits.validation)
         if refit:
-            every = len(splits.train) + len(splits.validation)
             reasons += (f"in the end trained once more on all {every:,} rows, validation's among them (--refit False)",)
+        elif wanted:
+            reasons += (f"not trained once more on all {every:,} rows, for these are many (--refit True)",)
     return dataclasses.replace(recipe, batch_size=batch, phases=phases, refit=refit), reasons
 
 

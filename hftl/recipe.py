@@ -84,7 +84,7 @@ class Recipe(Strict, Generic[T]):
     refit: bool | None = None
     """Train once more on all rows, as the best model was trained: the same phases for the same epochs, and the rows
     that validated it among those to train. Scores on validation stay those of the model before that. Unset, where the
-    validation split was cut from train."""
+    validation split was cut from train and at most 10,000 rows are left of it."""
     merge_lora: bool = False
     """Where the best phase trained adapters: write the whole model with them merged, not the adapters alone."""
     keep_head: bool = False

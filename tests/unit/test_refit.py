@@ -384,3 +384,14 @@ def test_every_kind_of_rows_can_be_trained_on_once_more(
     assert solved == ([] if kind == "questions" else [views * first, views * second])
     assert [ended.refit for ended in ran.of(PhaseEnded)] == [False, True]
     assert all(torch.isfinite(tensor).all() for tensor in ran.saved.values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_many_rows_are_not_trained_on_again_unless_asked_and_it_is_said(
+    asked: bool | None, fit: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hftl.defaults.MANY_ROWS", 47)
+    ran = fit("a", phases=(Phase("head", 1, 1e-2),), refit=asked)
+    assert ran.ended.refit == bool(asked)
+    said = [note for note in ran.records[0].notes if "not trained once more on all 60 rows" in note]  # type: ignore[union-attr]
+    assert len(said) == (asked is None)
