@@ -58,8 +58,8 @@ class Prepared:
         """The second pass: the rows that validated the first are among those to train.
 
         Args:
-            phases: those to run again, as the first pass has run them; they are counted on. The penalty of a solved
-                head stands beside the mean over the rows: the more these are, the smaller it becomes.
+            phases: those to run again, for as many epochs as were kept of them; they are counted on. The penalty of a
+                solved head stands beside the mean over the rows: the more these are, the smaller it becomes.
         """
         splits, recipe = self.splits, self.recipe
         whole = dataclasses.replace(splits, train=concatenate_datasets([splits.train, splits.validation]))

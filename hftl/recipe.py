@@ -91,7 +91,7 @@ class Recipe(Strict, Generic[T]):
     """Keep the pretrained head; its labels must match the data's."""
     best_by: str | None = None
     """The validation score that chooses the epoch that is kept: the latest that is not worse than the best by more than
-    the standard error of their difference; of loss, the lowest. Unset, the task's first metric."""
+    two standard errors of their difference; of loss, the lowest. Unset, the task's first metric."""
     store: Store = field(default_factory=Store)
     """Features of frozen layers, computed once and kept on disk."""
     layer_groups: dict[str, str] = field(default_factory=dict)

@@ -148,7 +148,7 @@ class Trainer(Generic[T]):
             yield from self._refit()
         yield from self._finish(begun)
 
-    def _phase(self, number: int, phase: Phase, epochs: int | None = None) -> Iterator[Record]:
+    def _phase(self, number: int, phase: Phase, solved_only: bool = False) -> Iterator[Record]:
         """One phase: a fresh start, a head that is solved or epochs of steps, what is kept of it restored."""
         begun = time.monotonic()
         started, frozen = self._fresh_start(number, phase)
@@ -160,9 +160,8 @@ class Trainer(Generic[T]):
             phase = replace(phase, lr=self.recipe.task.head_lr)
             started = replace(started, lr=self.recipe.task.head_lr, epochs=phase.epochs or 0)
             yield Noted(number, f"the head trains in steps, {phase.epochs} epochs at lr {phase.lr:.2g}: {NOT_SOLVED}")
-        stop = epochs or phase.epochs or 0
-        if solved and (epochs == 0 or not started.epochs):
-            stop = 0  # the last layer is all that trains
+        last_layer_only = solved and (solved_only or not started.epochs)
+        stop = 0 if last_layer_only else phase.epochs or 0
         done = (yield from self._train(number, phase, started, frozen, stop)) if stop else 0
         last = done - 1 if done else None
         yield self._phase_ended(number, phase, frozen, last, done < stop, time.monotonic() - begun)
@@ -257,17 +256,23 @@ class Trainer(Generic[T]):
         return True
 
     def _refit(self) -> Iterator[Record]:
-        """Train once more on all rows, as the model that was kept: the same phases, each for as many epochs."""
+        """Train once more on all rows, as the model that was kept: the same phases, each for as many epochs.
+
+        The learning rate comes down to the end of these, also where the first pass went on with it.
+        """
         assert self.best.phase is not None
-        first, again = len(self.recipe.phases), self.ended[: self.best.phase + 1]
+        first, ended = len(self.recipe.phases), [each["best_epoch"] for each in self.ended[: self.best.phase + 1]]
+        again = [
+            phase if epoch is None else replace(phase, epochs=epoch + 1)
+            for phase, epoch in zip(self.recipe.phases, ended, strict=False)
+        ]
         self.model = self.runtime.unwrap(self.model)
         self._restore(BEGINNING)
-        self.ready = self.ready.on_all_rows(self.recipe.phases[: len(again)])
+        self.ready = self.ready.on_all_rows(again)
         with self.runtime.first_on_machine():
             self.ready.examples("train")
-        for number, ended in enumerate(again, start=first):
-            epoch = ended["best_epoch"]
-            yield from self._phase(number, self.ready.recipe.phases[number], 0 if epoch is None else epoch + 1)
+        for number, epoch in enumerate(ended, start=first):
+            yield from self._phase(number, self.ready.recipe.phases[number], solved_only=epoch is None)
 
     def _evaluate(self, number: int, epoch: int | None, frozen: Collection[str]) -> Iterator[Record]:
         """Scores on validation, and whether this is what is kept; in the second pass, what is last is."""
