@@ -94,9 +94,14 @@ def _head(phase: Phase, known: Known) -> Phase:
 def _blocks(phase: Phase, known: Known, share: int, after_head: bool) -> Phase:
     """Blocks that train. Adapters, biases and norms alone learn best about ten times as fast as all weights.
 
-    Source of that: Schulman et al. 2025, "LoRA Without Regret", for adapters.
+    Source of that: Schulman et al. 2025, "LoRA Without Regret", for adapters. In models that learn faster as a whole
+    they gain by the root of it: YAMNet's, on 10 and 30 spoken digits a class, were right about 0.50 and 0.61 at 1e-3,
+    0.59 and 0.72 at 3e-3, 0.28 and 0.61 at 1e-2.
     """
-    lr = known.lr * known.narrower * known.faster if phase.train == "weights" else 10 * known.lr
+    if phase.train == "weights":
+        lr = known.lr * known.narrower * known.faster
+    else:
+        lr = 10 * known.lr * math.sqrt(known.faster)
     return dataclasses.replace(
         phase,
         epochs=phase.epochs or share,
@@ -120,8 +125,10 @@ def reasons(declared: Sequence[Phase], found: Sequence[Phase], known: Known, bat
             *([f"head scaled by {after.head_scale:g}"] if before.head_scale is None and after.head_scale != 1 else []),
         ]
         if filled_in:
-            wide = f", a model {known.narrower:.2g} times narrower than usual" if known.narrower != 1 else ""
-            fast = f", of a kind that learns at {known.faster:g} times the usual rate" if known.faster != 1 else ""
+            narrow = known.narrower != 1 and after.train == "weights"
+            wide = f", a model {known.narrower:.2g} times narrower than usual" if narrow else ""
+            times = known.faster if after.train == "weights" else math.sqrt(known.faster)
+            fast = f", of a kind that learns at {times:.2g} times the usual rate" if times != 1 else ""
             rows = f"{known.rows:,} rows in batches of {batch}"
             lines.append(f"phase {number}: {', '.join(filled_in)}: {rows}{wide}{fast}")
     return tuple(lines)

@@ -151,7 +151,8 @@ def test_narrow_models_and_those_of_other_data_learn_faster_and_adapters_fastest
     assert lr() == KNOWN.lr
     assert lr(narrower=2.0) == pytest.approx(2 * KNOWN.lr)
     assert lr(faster=10.0) == pytest.approx(10 * KNOWN.lr)
-    assert {lr("lora"), lr("bias"), lr("norm"), lr("lora", narrower=2.0, faster=3.0)} == {10 * KNOWN.lr}
+    assert {lr("lora"), lr("bias"), lr("norm"), lr("lora", narrower=2.0)} == {10 * KNOWN.lr}
+    assert lr("lora", faster=9.0) == pytest.approx(30 * KNOWN.lr)
 
 
 def test_statistics_move_where_a_model_was_trained_on_other_data() -> None:
