@@ -13,16 +13,17 @@ import numpy.typing as npt
 import torch
 from datasets import concatenate_datasets
 
-from hftl import heads, tasks
+from hftl import tasks
 from hftl.data.ahead import ahead
 from hftl.data.batches import Batch, Examples, evaluation_order, load
 from hftl.data.splits import BadRow
 from hftl.detections import Heard
 from hftl.errors import HftlError
-from hftl.recipe import Recipe, read_yaml
+from hftl.model import heads
+from hftl.recipe.recipe import Recipe, read_yaml
 from hftl.records import EvaluationProgress
 from hftl.run_folder import RunFolder
-from hftl.runtime import Runtime
+from hftl.runtime.runtime import Runtime
 from hftl.tasks.base import Lasting, Outputs
 
 SEEN = (

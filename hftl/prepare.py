@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from datasets import concatenate_datasets
 
-from hftl import adapters, defaults
 from hftl.data.batches import Examples
 from hftl.data.splits import Splits
 from hftl.errors import HftlError, one_line
-from hftl.heads import Loaded, check_backbone
-from hftl.last_layer import LastLayer, last_layer, scale
-from hftl.layers import LayerGroups, freeze, start_of
-from hftl.phase import Phase
-from hftl.recipe import Recipe
+from hftl.model import adapters
+from hftl.model.heads import Loaded, check_backbone
+from hftl.model.last_layer import LastLayer, last_layer, scale
+from hftl.model.layers import LayerGroups, freeze, start_of
+from hftl.recipe import defaults
+from hftl.recipe.phase import Phase
+from hftl.recipe.recipe import Recipe
 from hftl.records import GroupRow, PhaseStarted, RunStarted
-from hftl.runtime import Runtime, seed_everything
+from hftl.runtime.runtime import Runtime, seed_everything
 from hftl.tasks.base import Loss, Task
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hftl.data.files import TABLE_EXTENSIONS
 from hftl.errors import HftlError
-from hftl.recipe import Recipe
+from hftl.recipe.recipe import Recipe
 from hftl.records import EvaluationProgress, FeaturesProgress, Record, StepTaken, as_plain
 
 PACKAGES = ("hftl", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "numpy", "pillow")

@@ -12,23 +12,25 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from hftl import adapters, run_folder
+from hftl import run_folder
 from hftl.certainty import error_of, parts_of
 from hftl.checkpoint import Progress, let_others_read, load_weights, save, save_pretrained, save_weights
 from hftl.choice import Choice
 from hftl.data.batches import epoch_steps
 from hftl.data.splits import write_bad_rows
-from hftl.defaults import HEAD_SCALE
 from hftl.errors import HftlError, one_line
 from hftl.features.source import Source, open_source
-from hftl.last_layer import LOGITS, put_in, rows_of, scale, solve_head
-from hftl.layers import digest, fixed_statistics, frozen_digests, running_statistics, set_modes
-from hftl.optim import averaged, build_optimizer, set_lr, update_average
-from hftl.phase import Phase
+from hftl.model import adapters
+from hftl.model.last_layer import LOGITS, put_in, rows_of, scale, solve_head
+from hftl.model.layers import digest, fixed_statistics, frozen_digests, running_statistics, set_modes
+from hftl.model.optim import averaged, build_optimizer, set_lr, update_average
 from hftl.predictor import drain, outputs_of
 from hftl.prepare import prepare
 from hftl.quiet import first_process
-from hftl.recipe import Recipe, to_yaml
+from hftl.recipe.defaults import HEAD_SCALE
+from hftl.recipe.phase import Phase
+from hftl.recipe.recipe import Recipe, to_yaml
+from hftl.recipe.schedule import factor
 from hftl.records import (
     LOWER_IS_BETTER,
     Evaluated,
@@ -43,8 +45,7 @@ from hftl.records import (
     StepTaken,
 )
 from hftl.report import card, curves
-from hftl.runtime import Runtime, compiler_failed, seed_everything
-from hftl.schedule import factor
+from hftl.runtime.runtime import Runtime, compiler_failed, seed_everything
 from hftl.tasks.base import Outputs
 
 BEGINNING, PHASE_BEST, BEST, ADAPTER = "beginning.safetensors", "phase-best.safetensors", "best.safetensors", "adapter"

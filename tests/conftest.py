@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from zoo import IMAGE, SOUND_RATE, WORDS, asked, auto_class, write_model
 
-from hftl.audio_backend import mend_torchaudio
+from hftl.audio.backend import mend_torchaudio
 
 mend_torchaudio()  # before a test imports transformers, and that torchaudio
 # Caches and feature stores of the tests are their own, and go when they end.
@@ -79,7 +79,7 @@ def load_tiny(tiny_model: Callable[[str], Path]) -> Callable[..., Any]:
     """Loads the tiny model of a family with a head for new labels, as a task does: what ``heads.load`` returns."""
     import torch
 
-    from hftl import heads
+    from hftl.model import heads
 
     def load(
         family: str,

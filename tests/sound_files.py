@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from hftl.audio_backend import mend_torchaudio
+from hftl.audio.backend import mend_torchaudio
 
 soundfile = pytest.importorskip("soundfile")
 mend_torchaudio()

@@ -12,7 +12,7 @@ import torch
 
 import hftl.trainer
 from hftl import Recipe, Trainer
-from hftl.recipe import Store
+from hftl.recipe.recipe import Store
 from hftl.records import FeaturesReady, Noted, Record, RunEnded
 
 

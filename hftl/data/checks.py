@@ -14,17 +14,18 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from hftl.data import images, sounds
+from hftl.audio import sounds
 from hftl.data.examined import Examined, digest64
 from hftl.data.progress import progress
 from hftl.data.sampling import Ids
 from hftl.errors import HftlError
+from hftl.image import reading
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""
 Media: TypeAlias = Literal["image", "audio"]
 LOOKS: dict[Media, tuple[Callable[[Any], Examined], Callable[[Any], str], str]] = {
-    "image": (images.examine, images.image_name, "images"),
+    "image": (reading.examine, reading.image_name, "images"),
     "audio": (sounds.examine, sounds.sound_name, "recordings"),
 }
 """Of each kind of file: what looks at one, what to call it, and several."""

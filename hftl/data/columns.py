@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 import pyarrow as pa
 from datasets import Audio, ClassLabel, Dataset, Image, LargeList, List, Value
 
-from hftl.data.images import IMAGE_EXTENSIONS
-from hftl.data.sounds import SOUND_EXTENSIONS
+from hftl.audio.sounds import SOUND_EXTENSIONS
 from hftl.errors import HftlError
+from hftl.image.reading import IMAGE_EXTENSIONS
 
 Role: TypeAlias = Literal["image", "audio", "text", "pair", "label", "question", "context", "answers"]
 

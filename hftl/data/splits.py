@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, List, Value
 from numpy.typing import NDArray
 
-from hftl.data.calls import Calls
+from hftl.audio.calls import Calls
+from hftl.audio.segments import check_whole
 from hftl.data.checks import (
     LOOKS,
     BadRow,
@@ -30,7 +31,6 @@ from hftl.data.files import Kind
 from hftl.data.labels import Labels, LabelSets, check_labels, order_labels, quoted, read_flags, read_labels
 from hftl.data.leaks import Leaks, Seen, find_contradictions, find_leaks
 from hftl.data.sampling import Ids, spare, stratified
-from hftl.data.segments import check_whole
 from hftl.data.sources import Sources
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets

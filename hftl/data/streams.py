@@ -23,7 +23,7 @@ from datasets import Dataset, DatasetBuilder, Features, IterableDataset, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import embed_table_storage
 
-from hftl.data.calls import Calls
+from hftl.audio.calls import Calls
 from hftl.data.columns import find_column, find_texts
 from hftl.data.files import Kind, separator_of, with_numbers, with_whole_paths
 from hftl.data.progress import progress

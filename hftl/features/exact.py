@@ -14,7 +14,7 @@ from hftl.data.batches import Batch, Examples
 from hftl.errors import NotStoredError, one_line
 from hftl.features.examples import arrays_of, restored
 from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, draws_before, find_cut
-from hftl.layers import modes_kept
+from hftl.model.layers import modes_kept
 from hftl.prepare import Prepared
 
 

@@ -17,9 +17,9 @@ from hftl.errors import NotStoredError
 from hftl.features import store
 from hftl.features.exact import exact_cut
 from hftl.features.replay import MASK, Cut
-from hftl.heads import DROPOUT_SETTINGS
+from hftl.model.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
-from hftl.runtime import Runtime
+from hftl.runtime.runtime import Runtime
 
 VERSIONS = ("hftl", "timm", "torch", "transformers")
 """Packages that compute the features. Those that read the data count in the digest of the rows."""

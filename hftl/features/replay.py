@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from hftl.errors import NotStoredError
-from hftl.layers import modes_kept
+from hftl.model.layers import modes_kept
 
 MASK = "attention_mask"
 """The model's input that tells, of shape (rows, positions), which positions of a row are no padding."""

@@ -15,10 +15,10 @@ from hftl.features import store
 from hftl.features.examples import StoredExamples, arrays_of, filling_order
 from hftl.features.plan import Plan, Wanted, plan_of
 from hftl.features.replay import Replay, capture
-from hftl.layers import frozen_digests
+from hftl.model.layers import frozen_digests
 from hftl.prepare import Prepared
 from hftl.records import FeaturesPlanned, FeaturesProgress, FeaturesReady, Noted, Record
-from hftl.runtime import Runtime
+from hftl.runtime.runtime import Runtime
 
 NOT_STORED = "features are not stored: {}; frozen layers are computed again in every epoch"
 

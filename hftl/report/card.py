@@ -295,7 +295,8 @@ recording as one, and may answer otherwise than `hftl predict`, which hears it a
     own = """
 
 The model is an image classifier behind a log-mel spectrogram. transformers has no such class: it is in
-`model/spectrogram.py`, so load it with `trust_remote_code=True`, or import `hftl.spectrogram` and call `register()`.
+`model/spectrogram.py`, so load it with `trust_remote_code=True`, or import `hftl.audio.spectrogram` and
+call `register()`.
 It needs torchaudio."""
     return heard + (own if own_code else "")
 

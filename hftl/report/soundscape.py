@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftl.data.overviews import RANGE
+from hftl.audio.overviews import RANGE
 from hftl.detections import Detection, Heard, clock_text
 from hftl.errors import HftlError
 from hftl.report.curves import COLOURS, INK, QUIET

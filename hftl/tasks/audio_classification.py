@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from hftl.audio import mel
+from hftl.audio.examples import AudioExamples
+from hftl.audio.mel import Mel
 from hftl.errors import HftlError
-from hftl.tasks import _mel
-from hftl.tasks._audio_examples import AudioExamples
-from hftl.tasks._classification import (
+from hftl.tasks.base import Course, Outputs, Settings, log_softmax
+from hftl.tasks.parts.classification import (
     ANY_LABELS,
     METRICS,
     ONE_LABEL,
@@ -19,18 +21,16 @@ from hftl.tasks._classification import (
     is_multi_label,
     sigmoid,
 )
-from hftl.tasks._mel import Mel
-from hftl.tasks.base import Course, Outputs, Settings, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from datasets import Dataset
 
-    from hftl.data.clips import Clips
-    from hftl.data.noises import Noises
+    from hftl.audio.clips import Clips
+    from hftl.audio.noises import Noises
     from hftl.data.splits import BadRow, Splits
-    from hftl.heads import Loaded
+    from hftl.model.heads import Loaded
 
 TINY = 1e-12
 """Probabilities are kept this far from 0 and 1, so that their logits are finite."""
@@ -115,8 +115,8 @@ class AudioClassification(Classification):
 
     def _further(self, model: str, keep_head: bool, trust_remote_code: bool) -> dict[str, Any]:
         """What recordings have beside a label. With a head that gives any number of labels, rows have any number."""
-        from hftl import heads
-        from hftl.data.calls import Calls, background_beside
+        from hftl.audio.calls import Calls, background_beside
+        from hftl.model import heads
 
         unused = background_beside(self.data) if self.background is None and not keep_head else None
         own = keep_head and heads.config_of(self.auto_class, model, trust_remote_code)
@@ -129,11 +129,11 @@ class AudioClassification(Classification):
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's feature extractor; of a spectrogram model, one that hands the samples on as they are."""
-        from hftl.data import extractors, sounds
+        from hftl.audio import extractors, sounds
 
         sounds.check_libraries()
-        if _mel.is_image_model(model, trust_remote_code):
-            return _mel.processor_of(model, self.mel)
+        if mel.is_image_model(model, trust_remote_code):
+            return mel.processor_of(model, self.mel)
         return extractors.load(model, trust_remote_code)
 
     def resolved(self, splits: Splits, processor: Any) -> Self:
@@ -142,7 +142,7 @@ class AudioClassification(Classification):
         Raises:
             HftlError: it is to be longer than what the feature extractor takes, or than all recordings by far.
         """
-        from hftl.data import extractors
+        from hftl.audio import extractors
 
         longest = max(max(split["seconds"], default=0.0) for split in splits.named().values())
         if self.seconds is None:
@@ -178,12 +178,12 @@ class AudioClassification(Classification):
         )
 
     def _noises(self, augment: bool) -> Noises:
-        from hftl.data import noises
+        from hftl.audio import noises
 
         return noises.read(self.noise, "--task.noise") if augment and self.noise is not None else noises.Noises()
 
     def _clips(self, dataset: Dataset) -> Clips:
-        from hftl.data import clips
+        from hftl.audio import clips
 
         assert self.seconds is not None, "resolved by now"
         return clips.cut(dataset["seconds"][:], self.seconds, self.overlap)
@@ -196,7 +196,7 @@ class AudioClassification(Classification):
         """The logits of the recordings, from those of their windows, by way of probabilities."""
         import numpy as np
 
-        from hftl.data import clips
+        from hftl.audio import clips
 
         logits, recording = outputs["logits"], self._clips(dataset).recording
         if len(logits) == len(dataset):
@@ -217,24 +217,24 @@ class AudioClassification(Classification):
         trust_remote_code: bool,
     ) -> Loaded:
         """See ``Task``. An image model is put behind a spectrogram."""
-        if not _mel.is_image_model(model, trust_remote_code):
+        if not mel.is_image_model(model, trust_remote_code):
             loaded = super().load_model(model, labels, processor, keep_head, head_dropout, trust_remote_code)
             return replace(loaded, notes=(*loaded.notes, *self.mel.unused()))
         assert self.seconds is not None, "resolved by now"
-        loaded = _mel.load(model, labels, self.seconds, self.mel, keep_head, head_dropout)
+        loaded = mel.load(model, labels, self.seconds, self.mel, keep_head, head_dropout)
         return self._suited(loaded, processor)
 
     def _suited(self, loaded: Loaded, processor: Any) -> Loaded:
-        from hftl.tasks import _waveforms
+        from hftl.audio import waveforms
 
         assert self.seconds is not None, "resolved by now"
         samples = round(self.seconds * int(processor.sampling_rate))
-        changed = _waveforms.suited(loaded.model, samples, processor)
+        changed = waveforms.suited(loaded.model, samples, processor)
         return replace(loaded, notes=(*loaded.notes, *changed, *self._unheard_gain(loaded.model, processor, samples)))
 
     def _unheard_gain(self, model: Any, processor: Any, samples: int) -> list[str]:
         """A note where views are to be louder or quieter, and the model normalises that away."""
-        from hftl.data import extractors
+        from hftl.audio import extractors
 
         if not self.gain:
             return []
@@ -265,7 +265,7 @@ class AudioClassification(Classification):
 
     def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
         """See ``Task``: of recordings, not windows; but false alarms are those of windows."""
-        from hftl.tasks._calls import average_precisions_by_label, false_alarms
+        from hftl.audio.scores import average_precisions_by_label, false_alarms
 
         multi_label = is_multi_label(settings)
         joined = self._joined(outputs, dataset, multi_label)
@@ -309,7 +309,8 @@ class AudioClassification(Classification):
         import numpy as np
         from datasets import Dataset
 
-        from hftl.data import checks, sounds
+        from hftl.audio import sounds
+        from hftl.data import checks
 
         found = [value for item in inputs for value in self._recordings(item)]
         if not found:
@@ -324,7 +325,7 @@ class AudioClassification(Classification):
 
     def lasting(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
         """See ``Lasting``: recordings, as ``read_inputs`` takes them."""
-        from hftl.data import sounds
+        from hftl.audio import sounds
 
         found = [value for item in inputs for value in self._recordings(item)]
         return [(sounds.sound_name(value), value) for value in found]
@@ -333,7 +334,7 @@ class AudioClassification(Classification):
         self, value: Any, processor: Any, shifted: bool = True, columns: tuple[int, int] | None = None
     ) -> Course:
         """See ``Lasting``."""
-        from hftl.data.soundscapes import Soundscape
+        from hftl.audio.soundscapes import Soundscape
 
         assert self.seconds is not None, "resolved by now"
         return Soundscape(value, processor, self.seconds, self.overlap, shifted, columns)
@@ -341,7 +342,8 @@ class AudioClassification(Classification):
     def _recordings(self, item: Any) -> list[Any]:
         from datasets import Dataset
 
-        from hftl.data import calls, sources
+        from hftl.audio import calls
+        from hftl.data import sources
 
         if item is None or isinstance(item, bytes | Mapping):
             return [item]
@@ -360,7 +362,8 @@ class AudioClassification(Classification):
         return [str(path)]
 
     def _recordings_of(self, table: Dataset, name: str) -> list[Any]:
-        from hftl.data import columns, segments
+        from hftl.audio import segments
+        from hftl.data import columns
 
         column = columns.find_column(table, "audio", self.audio_column, ())
         table = columns.undecoded(table.with_format(None), column, "audio")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hftl.data.batches import Batch, Examples
     from hftl.data.splits import BadRow, Splits
-    from hftl.heads import Loaded
+    from hftl.model.heads import Loaded
 
 Outputs: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 """What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""

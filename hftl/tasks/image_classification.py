@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hftl.errors import HftlError
 from hftl.quiet import quiet_transformers
-from hftl.tasks._classification import Classification, shares_of, targets_of
+from hftl.tasks.parts.classification import Classification, shares_of, targets_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from PIL.Image import Image
 
-    from hftl.data.augment import Pixels
     from hftl.data.batches import Batch, Frequencies
     from hftl.data.splits import BadRow
-    from hftl.heads import Loaded
+    from hftl.image.views import Pixels
+    from hftl.model.heads import Loaded
 
 
 IMAGE_VERSION = 1
@@ -126,12 +126,13 @@ class ImageClassification(Classification):
         import numpy as np
         from datasets import Dataset
 
-        from hftl.data import checks, images
+        from hftl.data import checks
+        from hftl.image import reading
 
         found = [value for item in inputs for value in self._images(item)]
         if not found:
             raise HftlError(f"no image to predict in {', '.join(map(str, inputs))}")
-        columns = {"name": list(map(images.image_name, found)), "image": list(map(images.as_stored, found))}
+        columns = {"name": list(map(reading.image_name, found)), "image": list(map(reading.as_stored, found))}
         dataset = Dataset.from_dict(columns)
         bad, _ = checks.examine(dataset, "image", np.arange(len(found)), "inputs", "image")
         if len(bad) == len(found):
@@ -141,13 +142,14 @@ class ImageClassification(Classification):
     def _images(self, item: Any) -> list[Any]:
         from datasets import Image
 
-        from hftl.data import columns, images, sources
+        from hftl.data import columns, sources
+        from hftl.image import reading
 
         if not isinstance(item, str | Path):
             return [item]
         path = Path(item).expanduser()
         if path.is_dir():
-            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in images.IMAGE_EXTENSIONS)
+            return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in reading.IMAGE_EXTENSIONS)
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
             table = sources.load(str(path), kind="image").splits["train"]
             column = columns.find_column(table, "image", self.image_column, ())
@@ -227,7 +229,7 @@ class ImageExamples:
         import torch
 
         from hftl.data.batches import Batch
-        from hftl.data.images import read_image
+        from hftl.image.reading import read_image
 
         rows = self.dataset[indices]
         if not self.augment:
@@ -246,7 +248,7 @@ class ImageExamples:
         import numpy as np
         from PIL import Image
 
-        from hftl.data.augment import contact_sheet
+        from hftl.image.views import contact_sheet
 
         rows = np.linspace(0, len(self) - 1, min(len(self), 32)).round().astype(int).tolist()
         blank = [Image.new("RGB", self.size[::-1], colour) for colour in ("black", "white")]
@@ -258,8 +260,8 @@ class ImageExamples:
         """A random view of each image, shape (rows, channels, height, width)."""
         import numpy as np
 
-        from hftl.data.augment import rand_augment, random_erasing, random_flip, random_resized_crop
-        from hftl.data.images import read_image
+        from hftl.image.reading import read_image
+        from hftl.image.views import rand_augment, random_erasing, random_flip, random_resized_crop
 
         task, views = self.task, []
         for value, rng in zip(values, rngs, strict=True):
@@ -278,7 +280,7 @@ class ImageExamples:
         import numpy as np
         import torch
 
-        from hftl.data.augment import mix
+        from hftl.image.views import mix
 
         partners = self.dataset[[int(rng.integers(len(self))) for rng in rngs]]
         others = self._views(partners["image"], rngs)

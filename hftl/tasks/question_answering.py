@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from hftl.data import tokens
 from hftl.errors import HftlError
-from hftl.phase import Strict
+from hftl.recipe.phase import Strict
 from hftl.tasks.base import NOTHING, Loss, Outputs, Settings
+from hftl.text import tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hftl.data.batches import Batch
     from hftl.data.sources import Data
     from hftl.data.splits import BadRow, Splits
-    from hftl.heads import Loaded
+    from hftl.model.heads import Loaded
 else:
     Data = str  # what a command line can hold; the library takes datasets objects as well
 
@@ -106,8 +106,9 @@ class QuestionAnswering(Strict):
         cut: bool = True,
     ) -> Splits:
         """See ``Task``."""
-        from hftl.data import questions, sources
-        from hftl.data.windows import too_long
+        from hftl.data import sources
+        from hftl.text import questions
+        from hftl.text.windows import too_long
 
         processor = self.load_processor(model, trust_remote_code)
         return questions.prepare(
@@ -132,7 +133,7 @@ class QuestionAnswering(Strict):
 
     def load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` the length of a window."""
-        from hftl import heads
+        from hftl.model import heads
 
         heads.config_of(self.auto_class, model, trust_remote_code)
         return tokens.load(model, trust_remote_code, self.max_length)
@@ -147,7 +148,7 @@ class QuestionAnswering(Strict):
         trust_remote_code: bool,
     ) -> Loaded:
         """See ``Task``."""
-        from hftl import heads
+        from hftl.model import heads
 
         loaded = heads.load(self.auto_class, model, OUTPUTS, keep_head, head_dropout, trust_remote_code)
         if not keep_head:
@@ -158,7 +159,7 @@ class QuestionAnswering(Strict):
         """The windows of the questions. See ``Task``."""
         import numpy as np
 
-        from hftl.data.windows import cut_windows
+        from hftl.text.windows import cut_windows
 
         windows = cut_windows(dataset, processor, self._stride(processor))
         lengths = np.asarray(windows["length"][:], dtype=np.int64)
@@ -189,7 +190,7 @@ class QuestionAnswering(Strict):
 
     def reduce(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The best spans of each window (see ``candidates``), ``question``, and ``loss`` where answers are known."""
-        from hftl.tasks._spans import candidates
+        from hftl.text.spans import candidates
 
         start, end = outputs.start_logits.float(), outputs.end_logits.float()
         found = candidates(start, end, batch.extras, self.n_best, self.max_answer_length)
@@ -198,7 +199,7 @@ class QuestionAnswering(Strict):
 
     def tune(self, outputs: Outputs, dataset: Dataset) -> dict[str, Any]:
         """The threshold of no answer that has the highest F1; None where every question has an answer."""
-        from hftl.tasks._spans import best, threshold
+        from hftl.text.spans import best, threshold
 
         gold = _gold(dataset)
         if all(gold):
@@ -249,7 +250,7 @@ class QuestionAnswering(Strict):
         from datasets import Dataset
 
         from hftl.data.splits import BadRow
-        from hftl.data.windows import too_long
+        from hftl.text.windows import too_long
 
         found = [row for item in inputs for row in self._questions(item)]
         reasons = too_long([question for _, question, _ in found], processor, self._stride(processor))
@@ -274,7 +275,8 @@ class QuestionAnswering(Strict):
             return [(str(item["question"]), str(item["question"]), str(item["context"]))]
         if isinstance(item, tuple | list) and len(item) == 2:
             return [(str(item[0]), str(item[0]), str(item[1]))]
-        from hftl.data import questions, sources
+        from hftl.data import sources
+        from hftl.text import questions
 
         if Path(str(item)).suffix.lower() not in sources.TABLE_EXTENSIONS:
             raise HftlError(
@@ -299,7 +301,7 @@ class QuestionAnswering(Strict):
         """
         import numpy as np
 
-        from hftl.tasks._spans import best, by_question, ranked
+        from hftl.text.spans import best, by_question, ranked
 
         overall, limit, found = best(outputs, len(dataset)), settings.get(THRESHOLD), []
         windows = by_question(outputs, len(dataset))
@@ -372,7 +374,7 @@ class QuestionExamples(tokens.TokenExamples):
 
 def _given(outputs: Outputs, dataset: Dataset, settings: Settings) -> tuple[list[str], list[str]]:
     """The best span of each question, and what is given: that, or nothing where its threshold says so."""
-    from hftl.tasks._spans import best
+    from hftl.text.spans import best
 
     found = best(outputs, len(dataset))
     spans = _answers(dataset, found.begin, found.end)

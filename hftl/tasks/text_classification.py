@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from hftl.data import tokens
 from hftl.errors import HftlError
 from hftl.quiet import quiet_datasets
-from hftl.tasks._classification import Classification, targets_of
+from hftl.tasks.parts.classification import Classification, targets_of
+from hftl.text import tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hftl.data.batches import Batch
     from hftl.data.splits import BadRow, Splits
-    from hftl.heads import Loaded
+    from hftl.model.heads import Loaded
 
 CUT_VERSION = 1
 """To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""

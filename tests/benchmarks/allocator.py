@@ -1,4 +1,5 @@
-"""What ``hftl.runtime.keep_freed_memory`` is worth: training steps of a MobileNetV2 and of a BERT with and without it.
+"""What ``hftl.runtime.runtime.keep_freed_memory`` is worth: training steps of a MobileNetV2 and of a
+BERT with and without it.
 
     python tests/benchmarks/allocator.py
 
@@ -40,7 +41,7 @@ def texts() -> Iterator[Callable[[], None]]:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from hftl import dropout
+    from hftl.model import dropout
 
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     model = BertForSequenceClassification(config).train()
@@ -60,7 +61,7 @@ def measure(kind: str, keep: bool) -> tuple[float, float]:
     """Seconds a step, the first left out; and the most memory held, in GB."""
     import torch
 
-    from hftl.runtime import keep_freed_memory
+    from hftl.runtime.runtime import keep_freed_memory
 
     if keep:
         keep_freed_memory()

@@ -113,8 +113,8 @@ def with_trainer(job: Job, folder: Path) -> dict[str, Any]:
 
 def heard(job: Job, files: list[str], processor: Any) -> dict[str, Any]:
     """The first window of each recording, as the model takes it."""
-    from hftl.data.sounds import read_sound
-    from hftl.data.wave_views import fitted
+    from hftl.audio.sounds import read_sound
+    from hftl.audio.views import fitted
 
     rate, seconds = processor.sampling_rate, job.source.size / 1000
     waves = [fitted(read_sound(file, rate, 0.0, seconds), round(rate * seconds)) for file in files]
@@ -128,9 +128,9 @@ def padded_questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable
     """
     import numpy as np
 
-    from hftl.data.windows import cut_windows
     from hftl.metrics import compare_answers
-    from hftl.tasks._spans import threshold
+    from hftl.text.spans import threshold
+    from hftl.text.windows import cut_windows
 
     names = {"first": "start_positions", "last": "end_positions"}
     task, length = task_of(job, job.data), job.source.size
@@ -258,7 +258,7 @@ def bound(job: Job, folder: Path) -> dict[str, Any]:
     """One forward pass over all rows, reading included, as hftl computes it; nothing else."""
     from hftl.predictor import drain, outputs_of
     from hftl.prepare import prepare
-    from hftl.runtime import Runtime
+    from hftl.runtime.runtime import Runtime
 
     recipe = recipe_of(job, folder)
     runtime = Runtime(recipe.precision)
@@ -287,7 +287,7 @@ def task_of(job: Job, data: Any) -> Any:
 def recipe_of(job: Job, folder: Path) -> Any:
     """The job as a recipe, with a feature store of its own."""
     from hftl import Phase, Recipe
-    from hftl.recipe import Store
+    from hftl.recipe.recipe import Store
 
     return Recipe(
         task=task_of(job, job.data),
@@ -308,8 +308,8 @@ def load_model(job: Job) -> tuple[Any, Any]:
     import transformers as tf
     from datasets import load_from_disk
 
-    from hftl.heads import set_head_dropout
-    from hftl.runtime import keep_freed_memory
+    from hftl.model.heads import set_head_dropout
+    from hftl.runtime.runtime import keep_freed_memory
 
     if job.well_set_up or job.way == "script":
         keep_freed_memory()  # as hftl does

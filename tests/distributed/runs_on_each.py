@@ -14,9 +14,9 @@ import torch
 from zoo import MELS
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
-from hftl.layers import digest
+from hftl.model.layers import digest
 from hftl.records import EvaluationProgress, PhaseEnded, RunStarted, StepTaken
-from hftl.runtime import Runtime
+from hftl.runtime.runtime import Runtime
 from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification
 from hftl.tasks.audio_classification import Mel
 

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 from hftl import Phase, Recipe, Trainer
 from hftl.features import store
-from hftl.layers import digest
-from hftl.recipe import Store
+from hftl.model.layers import digest
+from hftl.recipe.recipe import Store
 from hftl.records import FeaturesReady, Noted, RunEnded
 from hftl.tasks import ImageClassification, TextClassification
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hftl import tasks
-from hftl.data.augment import random_resized_crop
 from hftl.data.batches import BUCKET_STEPS, epoch_order, evaluation_order, micro_batches
-from hftl.defaults import Known, resolved
-from hftl.phase import Phase
-from hftl.recipe import Recipe, from_dict, read_yaml, to_dict, to_yaml
-from hftl.schedule import factor
+from hftl.image.views import random_resized_crop
+from hftl.recipe.defaults import Known, resolved
+from hftl.recipe.phase import Phase
+from hftl.recipe.recipe import Recipe, from_dict, read_yaml, to_dict, to_yaml
+from hftl.recipe.schedule import factor
 from hftl.tasks import ImageClassification, TextClassification
 from hftl.tasks.text_classification import HEAD_SHARE, kept_places
 

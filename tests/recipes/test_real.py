@@ -21,7 +21,7 @@ import pytest
 from datasets import Dataset
 
 from hftl import Phase, Predictor, Recipe, Store, Trainer, strategies
-from hftl.data.images import read_image
+from hftl.image.reading import read_image
 from hftl.metrics import normalised_answer, squad_scores
 from hftl.predictor import drain, outputs_of
 from hftl.records import Evaluated, FeaturesReady, PhaseEnded

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hftl import Predictor, Recipe, Trainer, metrics, strategies
 from hftl.data.labels import read_targets
 from hftl.tasks import AudioClassification
-from hftl.tasks._thresholds import tuned_thresholds
+from hftl.tasks.parts.thresholds import tuned_thresholds
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -23,7 +23,7 @@ def mean_log_mel(rows: Dataset, seconds: float | None) -> tuple[np.ndarray, np.n
     """The mean over time of 64 log-mel bands, of the recordings or of all their windows; and whose each is."""
     from torchaudio.transforms import MelSpectrogram
 
-    from hftl.data import clips, sounds
+    from hftl.audio import clips, sounds
 
     parts = clips.cut(rows["seconds"][:], seconds or 1e9, 0.0)
     mel = MelSpectrogram(16000, n_fft=1024, hop_length=512, n_mels=64)
@@ -60,7 +60,7 @@ def soundscape(rows: Dataset, path: Path) -> np.ndarray:
     """Write all recordings that last 10 s, 10 s of background before each; the label of each 5 s, -1 for background."""
     import soundfile
 
-    from hftl.data import sounds
+    from hftl.audio import sounds
 
     labels, seconds = read_targets(rows), np.asarray(rows["seconds"][:])
     calls = np.random.default_rng(0).permutation(np.flatnonzero(labels.any(axis=1) & (seconds >= 10)))

@@ -264,8 +264,8 @@ def loaded_after(code: str) -> list[str]:
         "import hftl",
         "from hftl import HftlError, Phase, Recipe, strategies",
         "from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification",
-        "from hftl.cli import main; main(['--help'])",
-        "from hftl.cli import main; main([])",
+        "from hftl.cli.main import main; main(['--help'])",
+        "from hftl.cli.main import main; main([])",
     ],
 )
 def test_help_imports_nothing_heavy(code):

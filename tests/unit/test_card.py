@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from hftl import strategies
 from hftl.errors import HftlError
-from hftl.recipe import Recipe, to_yaml
+from hftl.recipe.recipe import Recipe, to_yaml
 from hftl.records import GroupRow, HeadSolved, PhaseStarted, Record, RunStarted, as_plain
 from hftl.report import card
 from hftl.tasks import AudioClassification, ImageClassification, TextClassification

@@ -10,9 +10,9 @@ from quick_runs import moved_in_each_phase, quick, states
 from safetensors.torch import load_file
 
 from hftl import Phase, Trainer
-from hftl.layers import LayerGroups, freeze
-from hftl.optim import averaged, build_optimizer, set_lr, update_average
-from hftl.recipe import Store
+from hftl.model.layers import LayerGroups, freeze
+from hftl.model.optim import averaged, build_optimizer, set_lr, update_average
+from hftl.recipe.recipe import Store
 from hftl.records import Evaluated, PhaseStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
 

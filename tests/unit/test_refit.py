@@ -21,9 +21,9 @@ from zoo import MELS
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer, tasks
 from hftl.errors import NotStoredError
 from hftl.features import source
-from hftl.recipe import Store, read_yaml
+from hftl.recipe.recipe import Store, read_yaml
+from hftl.recipe.schedule import factor
 from hftl.records import Evaluated, FeaturesReady, HeadSolved, PhaseEnded, PhaseStarted, Record, RunEnded, StepTaken
-from hftl.schedule import factor
 from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification
 from hftl.tasks.audio_classification import Mel
 
@@ -390,7 +390,7 @@ def test_every_kind_of_rows_can_be_trained_on_once_more(
 def test_many_rows_are_not_trained_on_again_unless_asked_and_it_is_said(
     asked: bool | None, fit: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hftl.defaults.MANY_ROWS", 47)
+    monkeypatch.setattr("hftl.recipe.defaults.MANY_ROWS", 47)
     ran = fit("a", phases=(Phase("head", 1, 1e-2),), refit=asked)
     assert ran.ended.refit == bool(asked)
     said = [note for note in ran.records[0].notes if "not trained once more on all 60 rows" in note]  # type: ignore[union-attr]

@@ -15,9 +15,10 @@ from conftest import IMAGE_FAMILIES, TEXT_FAMILIES
 from quick_runs import quick, states
 from safetensors.torch import load_file
 
-from hftl import HftlError, Phase, Trainer, defaults, strategies
+from hftl import HftlError, Phase, Trainer, strategies
 from hftl.features import source
-from hftl.layers import digest
+from hftl.model.layers import digest
+from hftl.recipe import defaults
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
 from hftl.tasks.image_classification import ImageExamples
@@ -300,7 +301,7 @@ def test_a_recipe_read_from_the_run_folder_gives_the_same_run(
     tiny_model: TinyModel, photos: Path, tmp_path: Path
 ) -> None:
     from hftl import tasks
-    from hftl.recipe import read_yaml
+    from hftl.recipe.recipe import read_yaml
 
     Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(lambda record: None)
     again = replace(read_yaml(tmp_path / "a" / "recipe.yaml", tasks.find), output_dir=str(tmp_path / "b"))

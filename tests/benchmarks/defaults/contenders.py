@@ -36,9 +36,9 @@ def task_of(job: Job) -> Any:
 def with_hftl(job: Job, folder: Path) -> dict[str, Any]:
     """hftl at its defaults; ``curve`` has the test score after each epoch of the first pass, where it is asked for."""
     from hftl import Recipe, Trainer
-    from hftl.recipe import Store
+    from hftl.recipe.recipe import Store
+    from hftl.recipe.strategies import by_name
     from hftl.records import Evaluated, PhaseEnded, RunEnded, RunStarted
-    from hftl.strategies import by_name
 
     trainer: Any = Trainer(
         Recipe(
@@ -189,8 +189,8 @@ def _seen(rows: Any, job: Job, processor: Any) -> dict[str, Any]:
     if job["kind"] == "image":
         images = [image.convert("RGB") for image in rows["image"]]
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-    from hftl.data.sounds import read_sound
-    from hftl.data.wave_views import fitted
+    from hftl.audio.sounds import read_sound
+    from hftl.audio.views import fitted
 
     rate, seconds = processor.sampling_rate, job["size"] / 1000
     waves = [fitted(read_sound(file, rate, 0.0, seconds), round(rate * seconds)) for file in rows["audio"]]
@@ -201,8 +201,8 @@ def _questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable[[Any]
     """Windows padded to one length, and F1 of the best spans: every question has an answer."""
     import numpy as np
 
-    from hftl.data.windows import cut_windows
     from hftl.metrics import compare_answers
+    from hftl.text.windows import cut_windows
 
     length = job["size"]
     windows = {name: cut_windows(split, tokenizer, 64) for name, split in data.items()}

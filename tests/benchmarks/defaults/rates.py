@@ -21,11 +21,11 @@ from benchmarks.defaults.cells import CELLS, Cell, model_of, provide
 from benchmarks.defaults.contenders import task_of
 
 from hftl import HftlError, Recipe, Trainer
-from hftl.phase import Phase
-from hftl.recipe import Store
+from hftl.recipe.phase import Phase
+from hftl.recipe.recipe import Store
+from hftl.recipe.schedule import factor
+from hftl.recipe.strategies import lp_ft
 from hftl.records import StepTaken
-from hftl.schedule import factor
-from hftl.strategies import lp_ft
 
 LOWEST, HIGHEST, STEPS, MEAN = 1e-6, 0.1, 60, 7
 

@@ -20,7 +20,7 @@ from stored_runs import computed_first
 
 from hftl import Phase
 from hftl.features import plan
-from hftl.recipe import Recipe
+from hftl.recipe.recipe import Recipe
 from hftl.tasks import ImageClassification, TextClassification
 
 ALL = {"photos": ["train", "validation", "test"], "texts": ["train", "validation"]}

@@ -16,7 +16,7 @@ from hftl.data.batches import Batch
 from hftl.errors import NotStoredError
 from hftl.features.examples import POSITIONS, arrays_of, restored
 from hftl.features.replay import FEATURES, MASK, Cut, Replay, capture, find_cut
-from hftl.layers import LayerGroups, freeze, set_modes
+from hftl.model.layers import LayerGroups, freeze, set_modes
 from hftl.tasks import TextClassification
 
 TEXTS = (

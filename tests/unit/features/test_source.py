@@ -426,7 +426,7 @@ import os, signal, sys
 from pathlib import Path
 from hftl import Phase, Recipe, Trainer
 from hftl.features import store
-from hftl.recipe import Store
+from hftl.recipe.recipe import Store
 from hftl.tasks import TextClassification
 
 data, model, folder, out = sys.argv[1:]

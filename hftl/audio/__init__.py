@@ -1,0 +1,1 @@
+"""Sounds: read, cut into windows, as random views, and through spectrograms."""

@@ -1,0 +1,1 @@
+"""Images: read, looked at, and as random views."""

@@ -1,0 +1,1 @@
+"""Models: layer groups, heads, adapters, and what trains them."""

@@ -1,0 +1,1 @@
+"""What a run is declared by, and what it leaves open."""

@@ -1,0 +1,1 @@
+"""Texts: columns, tokens, windows, and questions on them."""
