@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hftl.quiet import quiet_transformers
-from hftl.runtime.runtime import random_states
+from hftl.runtime.randomness import random_states
 
 START = "start.safetensors"
 

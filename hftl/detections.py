@@ -42,7 +42,7 @@ class Heard:
     """Where the windows begin, in seconds, ascending; shape (windows,)."""
     probabilities: npt.NDArray[np.float64]
     """Shape (windows, labels)."""
-    given: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.bool_]
     """Which labels are the answer, shape (windows, labels)."""
     overview: Any = None
     """All of it, coarsely, for a picture; None where it was not asked for."""
@@ -59,7 +59,7 @@ class Heard:
                 float(self.starts[first]),
                 min(float(self.starts[last]) + self.window, self.seconds),
                 label,
-                float(self.probabilities[first : last + 1, column][self.given[first : last + 1, column]].max()),
+                float(self.probabilities[first : last + 1, column][self.predicted[first : last + 1, column]].max()),
             )
             for column, label in enumerate(self.labels)
             if label not in ignore
@@ -69,7 +69,7 @@ class Heard:
 
     def _stretches(self, column: int) -> Iterator[tuple[int, int]]:
         """The first and the last window of each stretch that has the label."""
-        windows = np.flatnonzero(self.given[:, column])
+        windows = np.flatnonzero(self.predicted[:, column])
         if len(windows):
             breaks = np.flatnonzero(np.diff(self.starts[windows]) > self.window + TOUCHING)
             yield from zip(

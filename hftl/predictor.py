@@ -15,7 +15,7 @@ from datasets import concatenate_datasets
 
 from hftl import tasks
 from hftl.data.ahead import ahead
-from hftl.data.batches import Batch, Examples, evaluation_order, load
+from hftl.data.batches import Batch, Examples, Outputs, evaluation_order, load
 from hftl.data.splits import BadRow
 from hftl.detections import Heard
 from hftl.errors import HftlError
@@ -24,7 +24,7 @@ from hftl.recipe.recipe import Recipe, read_yaml
 from hftl.records import EvaluationProgress
 from hftl.run_folder import RunFolder
 from hftl.runtime.runtime import Runtime
-from hftl.tasks.base import Lasting, Outputs
+from hftl.tasks.base import DetectionTask
 
 SEEN = (
     "the model was trained once more on all rows, those of validation included: its scores on them say little of "
@@ -86,6 +86,7 @@ class Predictor:
         self.recipe = dataclasses.replace(recipe, model=source, keep_head=True, task=task.applied())
         there = recipe.precision != "fp16" or torch.cuda.is_available()
         self._runtime = Runtime(recipe.precision if there else "auto")
+        task.know_models()
         self.processor = task.load_processor(source, trust)
         self.labels: tuple[str, ...] = heads.own_labels(task.auto_class, source, {}, trust)
         """The names of the classes, by id."""
@@ -119,21 +120,21 @@ class Predictor:
         answers = task.answers(outputs, dataset, self.labels, self._settings)
         return [{"name": name, **answer} for name, answer in zip(names, answers, strict=True)]
 
-    def recordings(self, recordings: Any) -> list[tuple[str, Any]]:
+    def long_inputs(self, inputs: Any) -> list[tuple[str, Any]]:
         """The names of what ``detect`` hears, and how each can be read. A file that is named twice is there once.
 
         Args:
-            recordings: files, folders, objects: one, or a list of them.
+            inputs: files, folders, objects: one, or a list of them.
 
         Raises:
             HftlError: as ``detect``.
         """
         task = self.recipe.task
-        if not isinstance(task, Lasting):
-            raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in recordings; use hftl predict")
-        many = _many(recordings)
+        if not isinstance(task, DetectionTask):
+            raise HftlError(f"{self.folder}: a run of {task.name} detects nothing in long inputs; use hftl predict")
+        many = _many(inputs)
         found: dict[Any, tuple[str, Any]] = {}
-        for name, value in task.lasting(many):
+        for name, value in task.long_inputs(many):
             found.setdefault(os.path.realpath(value) if isinstance(value, str) else len(found), (name, value))
         if not found:
             raise HftlError(
@@ -143,77 +144,77 @@ class Predictor:
 
     def detect(
         self,
-        recordings: Any,
+        inputs: Any,
         overlap: float | None = None,
-        least: float | None = None,
+        threshold: float | None = None,
         shifted: bool = True,
         columns: tuple[int, int] | None = None,
         reader: Callable[[EvaluationProgress], None] | None = None,
     ) -> Iterator[Heard]:
-        """What is in which part of long recordings (files, folders, objects), one recording after the other.
+        """What is in which part of long inputs (files, folders, objects), one after the other.
 
         Each is read once, from beginning to end, ``eval_batch_size`` windows at a time: however long it lasts, no more
         of it is in memory. What cannot be read is left out, from there on or as a whole, and listed in ``bad_rows``.
         Windows in which all samples are equal have no label.
 
         Args:
-            recordings: one, or a list of them.
+            inputs: one, or a list of them.
             overlap: part of a window that the next one has as well; None, as the run says.
-            least: probability that a label must have to be the answer. Unset, 0.5 for the most probable label, and
+            threshold: probability that a label must have to be the answer. Unset, 0.5 for the most probable label, and
                 where there may be any number of labels the thresholds that the run tuned.
-            shifted: whether the last window ends with its recording; if not, it keeps its place in the grid.
+            shifted: whether the last window ends with its input; if not, it keeps its place in the grid.
             columns: for a picture: how many columns make a row, and the most rows.
             reader: who is told how far it is.
 
         Raises:
-            HftlError: the run's task has no such thing, or there is no recording.
+            HftlError: the run's task has no such thing, or there is no input.
         """
-        found, task = self.recordings(recordings), self.recipe.task
+        found, task = self.long_inputs(inputs), self.recipe.task
         if self._runtime.world_size > 1:
             raise HftlError("detect: it runs in one process; start it without a launcher")
-        if least is not None and not 0 <= least <= 1:
-            raise HftlError(f"least: {least} is out of range; a probability is between 0 and 1")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise HftlError(f"threshold: {threshold} is out of range; a probability is between 0 and 1")
         if overlap is not None:
             task = dataclasses.replace(task, overlap=overlap)
         self.bad_rows = []
-        return self._detecting(task, found, least, shifted, columns, reader or (lambda _: None))
+        return self._detecting(task, found, threshold, shifted, columns, reader or (lambda _: None))
 
     def _detecting(
         self,
         task: Any,
         found: list[tuple[str, Any]],
-        least: float | None,
+        threshold: float | None,
         shifted: bool,
         columns: tuple[int, int] | None,
         reader: Callable[[EvaluationProgress], None],
     ) -> Iterator[Heard]:
         self.model.eval()
         for number, (name, value) in enumerate(found):
-            course, kept, done = None, [np.empty((0, len(self.labels)))], 0
+            stream, kept, done = None, [np.empty((0, len(self.labels)))], 0
             try:
-                course = task.course(value, self.processor, shifted, columns)
-                for batch in ahead(course.batches(self.recipe.eval_batch_size)):
+                stream = task.window_stream(value, self.processor, shifted, columns)
+                for batch in ahead(stream.batches(self.recipe.eval_batch_size)):
                     outputs = _kept(self.model, batch, task, self._runtime)
                     kept.append(task.probabilities(outputs, self._settings))
                     done += len(batch)
-                    reader(EvaluationProgress(Path(name).name, done, len(course.starts)))
+                    reader(EvaluationProgress(Path(name).name, done, len(stream.starts)))
             except HftlError as error:
                 reason = str(error).removeprefix(f"{name}: ")
                 self.bad_rows.append(BadRow("inputs", number, name, reason))
-            if course is None or not done:
+            if stream is None or not done:
                 continue
             probabilities = np.concatenate(kept)
-            given = task.given(probabilities, self._settings, least)
-            given[np.asarray(course.silent[:done])] = False  # whatever the model says, which has never heard silence
+            given = task.predicted(probabilities, self._settings, threshold)
+            given[np.asarray(stream.silent[:done])] = False  # whatever the model says, which has never heard silence
             yield Heard(
                 name,
-                course.seconds if done == len(course.starts) else float(course.starts[done - 1]) + course.window,
-                course.window,
+                stream.seconds if done == len(stream.starts) else float(stream.starts[done - 1]) + stream.window,
+                stream.window,
                 self.labels,
-                course.starts[:done],
+                stream.starts[:done],
                 probabilities,
                 given,
-                course.overview,
+                stream.overview,
             )
 
     def evaluate(self, split: str | None = None, data: Any = None) -> dict[str, float]:

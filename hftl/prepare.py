@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import concatenate_datasets
 
-from hftl.data.batches import Examples
+from hftl.data.batches import Examples, Loss
 from hftl.data.splits import Splits
 from hftl.errors import HftlError, one_line
 from hftl.model import adapters
@@ -24,8 +24,9 @@ from hftl.recipe import defaults
 from hftl.recipe.phase import Phase
 from hftl.recipe.recipe import Recipe
 from hftl.records import GroupRow, PhaseStarted, RunStarted
-from hftl.runtime.runtime import Runtime, seed_everything
-from hftl.tasks.base import Loss, Task
+from hftl.runtime.randomness import seed_everything
+from hftl.runtime.runtime import Runtime
+from hftl.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -149,45 +150,55 @@ class Prepared:
         Adapters are put in (``adapters.merge`` takes them out). A parameter that no gradient reaches stays frozen: what
         requires gradient, what the optimizer has and what moves are the same.
         """
-        phase, groups = self.recipe.phases[number], self.groups
+        phase = self.recipe.phases[number]
         seed_everything((self.recipe.seed, number))
+        groups = self._unfreeze(phase, model)
+        idle = self._freeze_idle(model)
+        last = self._head_of(phase, model)
+        return groups, PhaseStarted(
+            phase=number,
+            unfreeze=str(phase.unfreeze),
+            epochs=0 if last and last.alone else phase.epochs or 0,
+            steps_per_epoch=math.ceil(len(self.examples("train")) / self.batch_size),
+            lr=phase.lr or 0.0,
+            groups=_group_rows(phase, groups, model),
+            train=phase.train,
+            idle=idle,
+            solver="lbfgs" if last else "steps",
+            refit=self.first is not None,
+        )
+
+    def _unfreeze(self, phase: Phase, model: Any) -> LayerGroups:
+        """Have the model train what the phase declares, adapters put in for it; the groups with these."""
+        groups = self.groups
         if phase.train == "lora":
             adapters.inject(model, adapters.targets(model, groups, phase.unfreeze, phase.lora), phase.lora)
             groups = adapters.regroup(model, groups)
         freeze(model, groups, phase.unfreeze, phase.train)
+        return groups
+
+    def _freeze_idle(self, model: Any) -> list[str]:
+        """Freeze the parameters that no gradient reaches; their names."""
         idle = self._without_gradient(model)
         for name in idle:
             model.get_parameter(name).requires_grad_(False)
+        return idle
 
-        own, lr, table = dict(model.named_parameters()), phase.lr or 0.0, []
-        for group, names in groups.parameters.items():
-            sizes = [own[name].numel() for name in names]
-            trainable = sum(size for size, name in zip(sizes, names, strict=True) if own[name].requires_grad)
-            scaled = lr * groups.lr_scale(group, phase.layer_decay) if trainable else None
-            table.append(GroupRow(group, sum(sizes), trainable, scaled))
-        last = self.last_layer(model) if phase.solver == "lbfgs" or phase.head_scale != 1 else None
+    def _head_of(self, phase: Phase, model: Any) -> LastLayer | None:
+        """The last layer if the phase solves it, else None; it is scaled first, where the phase begins like that."""
+        if phase.solver != "lbfgs" and phase.head_scale in (None, 1):
+            return None
+        last = self.last_layer(model)
         if phase.head_scale not in (None, 1):
             if last is None:
                 raise HftlError(f"head_scale: the head of {type(model).__name__} has no linear layer of its logits")
             scale(last.module, phase.head_scale)
-        solved = last if phase.solver == "lbfgs" else None
-        return groups, PhaseStarted(
-            phase=number,
-            unfreeze=str(phase.unfreeze),
-            epochs=0 if solved and solved.alone else phase.epochs or 0,
-            steps_per_epoch=math.ceil(len(self.examples("train")) / self.batch_size),
-            lr=lr,
-            groups=table,
-            train=phase.train,
-            idle=idle,
-            solver="lbfgs" if solved else "steps",
-            refit=self.first is not None,
-        )
+        return last if phase.solver == "lbfgs" else None
 
     def last_layer(self, model: Any) -> LastLayer | None:
         """The linear layer that makes the logits; None where there is no such."""
         device = next(model.parameters()).device
-        return last_layer(model, self.examples("train"), self.recipe.task, device)
+        return last_layer(model, self.examples("train"), self.recipe.task.reduce, device)
 
     def _without_gradient(self, model: Any) -> list[str]:
         """Names of the trainable parameters that take no part in the loss (DINOv2's mask token, say), by trying."""
@@ -196,6 +207,17 @@ class Prepared:
         loss = self.loss(model.eval()(**batch.inputs), batch).sum()
         gradients = torch.autograd.grad(loss, [*trainable.values()], allow_unused=True)
         return [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+
+
+def _group_rows(phase: Phase, groups: LayerGroups, model: Any) -> list[GroupRow]:
+    """What trains of each layer group in the phase, and how fast."""
+    own, table = dict(model.named_parameters()), []
+    for group, names in groups.parameters.items():
+        sizes = [own[name].numel() for name in names]
+        trainable = sum(size for size, name in zip(sizes, names, strict=True) if own[name].requires_grad)
+        lr = (phase.lr or 0.0) * groups.lr_scale(group, phase.layer_decay) if trainable else None
+        table.append(GroupRow(group, sum(sizes), trainable, lr))
+    return table
 
 
 def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
@@ -225,7 +247,7 @@ def prepare(recipe: Recipe[Any], runtime: Runtime) -> Prepared:
     with runtime.first_on_machine():
         examples = task.examples(splits.train, processor, augment=False)
     _try_out(loaded.model, examples, recipe.model)
-    linear = last_layer(loaded.model, examples, task, torch.device("cpu")) is not None
+    linear = last_layer(loaded.model, examples, task.reduce, torch.device("cpu")) is not None
     recipe, chosen = _decided(recipe, len(examples), start, loaded, linear, splits)
     if (rows := recipe.batch_size or 0) < runtime.world_size:
         raise HftlError(

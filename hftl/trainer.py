@@ -16,7 +16,7 @@ from hftl import run_folder
 from hftl.certainty import error_of, parts_of
 from hftl.checkpoint import Progress, let_others_read, load_weights, save, save_pretrained, save_weights
 from hftl.choice import Choice
-from hftl.data.batches import epoch_steps
+from hftl.data.batches import Outputs, epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
 from hftl.features.source import Source, open_source
@@ -45,8 +45,9 @@ from hftl.records import (
     StepTaken,
 )
 from hftl.report import card, curves
-from hftl.runtime.runtime import Runtime, compiler_failed, seed_everything
-from hftl.tasks.base import Outputs
+from hftl.runtime.machine import compiler_failed
+from hftl.runtime.randomness import seed_everything
+from hftl.runtime.runtime import Runtime
 
 BEGINNING, PHASE_BEST, BEST, ADAPTER = "beginning.safetensors", "phase-best.safetensors", "best.safetensors", "adapter"
 """In ``checkpoints/``: all weights as the run began with them; what the best epoch of the phase has made of what moves;
@@ -234,7 +235,7 @@ class Trainer(Generic[T]):
         found = self.ready.last_layer(self.model)
         assert found is not None
         views = [self.source.train(view) for view in range(self.ready.views(number))]
-        rows = rows_of(self.source.model, found.module, views, task, runtime.device)
+        rows = rows_of(self.source.model, found.module, views, task.reduce, runtime.device)
         solution = runtime.once(lambda: solve_head(rows, found.module, self.ready.loss, phase, self.recipe.seed))
         put_in(solution, found.module)
         if self.ready.first is None:

@@ -40,6 +40,11 @@ class Calls:
     sets: bool = False
     """Whether rows have any number of labels even where nothing in the data says so."""
 
+    def columns(self, dataset: Dataset, label_column: str | None) -> list[str]:
+        """See ``Beside``."""
+        found = self.find_secondary(dataset, label_column)
+        return [found] if found else []
+
     def find_secondary(self, dataset: Dataset, label_column: str | None) -> str | None:
         """The column of the further labels; None where there is none.
 

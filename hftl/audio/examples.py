@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hftl.tasks.parts.classification import shares_of, targets_of
+from hftl.data.labels import shares_of, targets_of
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hftl.audio.sounds import Wave
     from hftl.data.batches import Batch, Frequencies
     from hftl.data.sampling import Ids
-    from hftl.tasks.audio_classification import AudioClassification
 
 AUDIO_VERSION = 2
 """To be raised whenever ``AudioExamples`` makes something else of the same recordings: features made before are not
@@ -31,11 +30,34 @@ AUDIBLE = 0.25
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """How random views differ; see the options of these names of ``AudioClassification``."""
+
+    augment: Literal["crop", "none"] = "crop"
+    gain: float = 0.0
+    shift: float = 0.0
+    noises: tuple[dict[str, Any], ...] = ()
+    """Recordings to lay under views. See ``Noises``."""
+    noise_decibels: tuple[float, float] = (3.0, 30.0)
+    mixup: float = 0.0
+
+    @property
+    def varied(self) -> bool:
+        """Whether they differ at all."""
+        return self.augment != "none" or any((self.gain, self.shift, self.noises, self.mixup))
+
+    def digested(self) -> tuple[Any, ...]:
+        """All of it, a noise by how it sounds."""
+        noises = [noise["digest"] for noise in self.noises]
+        return (self.augment, self.gain, self.shift, noises, self.noise_decibels, self.mixup)
+
+
+@dataclass(frozen=True)
 class AudioExamples:
     """Windows of recordings as batches of what the feature extractor makes of them.
 
-    ``input_values`` of shape (windows, samples), or what else the model takes. With ``augment`` each is what the
-    options of ``task`` make of it, a pure function of ``seed`` and the window; without, the window as it is. Targets
+    ``input_values`` of shape (windows, samples), or what else the model takes. With ``options`` each is a random view,
+    a pure function of ``seed`` and the window; without, the window as it is. Targets
     are those of the recording, of shape (windows,) or multi-hot (windows, labels), and where windows are mixed the
     shares of all labels.
     """
@@ -43,10 +65,12 @@ class AudioExamples:
     dataset: Dataset
     clips: Clips
     processor: Any
-    task: AudioClassification
-    augment: bool
-    noises: tuple[dict[str, Any], ...] = ()
-    """Recordings to lay under views. See ``Noises``."""
+    seconds: float
+    """How long a window is."""
+    overlap: float
+    """Part of a window that the next one has as well."""
+    options: ViewOptions | None = None
+    """Of random views; None: the windows as they are."""
     seed: tuple[int, ...] = ()
     lengths: None = None
     frequencies: Frequencies | None = None
@@ -64,9 +88,7 @@ class AudioExamples:
     @property
     def random(self) -> bool:
         """See ``Examples``."""
-        task = self.task
-        varied = task.augment != "none" or task.gain or task.shift or task.noise or task.mixup
-        return self.augment and bool(varied)
+        return self.options is not None and self.options.varied
 
     @functools.cached_property
     def digest(self) -> str:
@@ -75,9 +97,6 @@ class AudioExamples:
 
         from hftl.data.digests import table_digest
 
-        task = self.task
-        noises = [noise["digest"] for noise in self.noises]
-        options = (task.augment, task.gain, task.shift, noises, task.noise_decibels, task.mixup)
         return table_digest(
             self.dataset,
             [name for name in ("digest", "label", "soft") if name in self.dataset.column_names],
@@ -85,8 +104,8 @@ class AudioExamples:
             {name: version(name) for name in ("soundfile", "torchaudio", "transformers")},
             type(self.processor).__name__,
             self.processor.to_json_string(),
-            (task.seconds, task.overlap),
-            (options, self.seed) if self.augment else None,
+            (self.seconds, self.overlap),
+            (self.options.digested(), self.seed) if self.options else None,
         )
 
     def at(self, seed: Sequence[int]) -> AudioExamples:
@@ -117,51 +136,50 @@ class AudioExamples:
         import numpy as np
 
         rows = self.dataset[self.clips.recording[indices]]
-        if not self.augment:
+        if self.options is None:
             starts = self.clips.start[indices]
             return [self._window(*each) for each in zip(_rows(rows), starts, strict=True)], targets_of(rows)
         # One generator a window: what it becomes must not depend on those beside it.
         rngs = [np.random.default_rng([*self.seed, index]) for index in indices]
-        views = self._views(rows, indices, rngs)
-        return self._mixed(views, rows, rngs) if self.task.mixup else (views, targets_of(rows))
+        views = self._views(self.options, rows, indices, rngs)
+        return self._mixed(self.options, views, rows, rngs) if self.options.mixup else (views, targets_of(rows))
 
     @property
     def _samples(self) -> int:
-        assert self.task.seconds is not None
-        return round(self.task.seconds * int(self.processor.sampling_rate))
+        return round(self.seconds * int(self.processor.sampling_rate))
 
     def _window(self, row: dict[str, Any], start: float, rng: Generator | None = None) -> Wave:
         """The recording from there on, silence around it: after its end, or with ``rng`` at random."""
         from hftl.audio.sounds import read_sound
         from hftl.audio.views import fitted
 
-        wave = read_sound(row["audio"], self.processor.sampling_rate, float(start), self.task.seconds)
+        wave = read_sound(row["audio"], self.processor.sampling_rate, float(start), self.seconds)
         return fitted(wave, self._samples, rng)
 
-    def _views(self, rows: dict[str, Any], indices: Sequence[int], rngs: Sequence[Generator]) -> list[Wave]:
+    def _views(
+        self, options: ViewOptions, rows: dict[str, Any], indices: Sequence[int], rngs: Sequence[Generator]
+    ) -> list[Wave]:
         """A random view of each of these windows, whose recordings are ``rows``."""
         starts = self.clips.start[indices]
-        return [self._view(*each) for each in zip(_rows(rows), starts, rngs, strict=True)]
+        return [self._view(options, *each) for each in zip(_rows(rows), starts, rngs, strict=True)]
 
-    def _view(self, row: dict[str, Any], start: float, rng: Generator) -> Wave:
+    def _view(self, options: ViewOptions, row: dict[str, Any], start: float, rng: Generator) -> Wave:
         """A random view of a window, or with crops of its recording, of shape (samples,)."""
         from hftl.audio import views
 
-        task = self.task
-        assert task.seconds is not None
-        if task.augment == "crop":
-            wave = self._window(row, views.random_crop_start(row["seconds"], task.seconds, rng), rng)
+        if options.augment == "crop":
+            wave = self._window(row, views.random_crop_start(row["seconds"], self.seconds, rng), rng)
         else:
             wave = self._window(row, start)
-        wave = views.random_shift(wave, task.shift, rng)
-        if self.noises and rng.random() < NOISY:
-            noise = self.noises[int(rng.integers(len(self.noises)))]
-            begin = views.random_crop_start(noise["seconds"], task.seconds, rng)
-            wave = views.add_noise(wave, self._window(noise, begin, rng), rng.uniform(*task.noise_decibels))
-        return views.random_gain(wave, task.gain, rng)
+        wave = views.random_shift(wave, options.shift, rng)
+        if options.noises and rng.random() < NOISY:
+            noise = options.noises[int(rng.integers(len(options.noises)))]
+            begin = views.random_crop_start(noise["seconds"], self.seconds, rng)
+            wave = views.add_noise(wave, self._window(noise, begin, rng), rng.uniform(*options.noise_decibels))
+        return views.random_gain(wave, options.gain, rng)
 
     def _mixed(
-        self, views: list[Wave], rows: dict[str, Any], rngs: Sequence[Generator]
+        self, options: ViewOptions, views: list[Wave], rows: dict[str, Any], rngs: Sequence[Generator]
     ) -> tuple[list[Wave], torch.Tensor]:
         """The views, and their targets of shape (windows, labels), mixed with those of random windows."""
         import torch
@@ -170,10 +188,10 @@ class AudioExamples:
 
         chosen = [int(rng.integers(len(self))) for rng in rngs]
         partners = self.dataset[self.clips.recording[chosen]]
-        others = self._views(partners, chosen, rngs)
+        others = self._views(options, partners, chosen, rngs)
         united = isinstance(rows["label"][0], list)
         least = AUDIBLE if united else 0.0
-        shares = [least + (1 - 2 * least) * float(rng.beta(self.task.mixup, self.task.mixup)) for rng in rngs]
+        shares = [least + (1 - 2 * least) * float(rng.beta(options.mixup, options.mixup)) for rng in rngs]
         mixed = [blend(*each) for each in zip(views, others, shares, strict=True)]
         own, theirs = shares_of(rows, self.dataset), shares_of(partners, self.dataset)
         if united:

@@ -74,6 +74,14 @@ class Mel(Strict):
         return [f"mel: {said} is not used, for the model has a front end of its own"] if said else []
 
 
+def know_spectrograms() -> None:
+    """Let the auto classes load hftl's own models of sound, where what they are made of is installed."""
+    with contextlib.suppress(ImportError):  # of torchaudio; who reads sounds will be told of it
+        from hftl.audio import spectrogram
+
+        spectrogram.register()
+
+
 def is_image_model(model: str, trust_remote_code: bool) -> bool:
     """Whether the checkpoint is a classifier of images, to be put behind a spectrogram.
 
@@ -82,6 +90,7 @@ def is_image_model(model: str, trust_remote_code: bool) -> bool:
     """
     from hftl.model import heads
 
+    know_spectrograms()
     try:
         heads.config_of("AutoModelForAudioClassification", model, trust_remote_code)
     except HftlError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from hftl.audio import calls
+from hftl.audio.recordings import RECORDINGS
 from hftl.data import checks
 from hftl.data.checks import BadRow
 from hftl.errors import HftlError
@@ -59,7 +60,7 @@ def _examined(files: tuple[tuple[str, int, int], ...]) -> tuple[tuple[dict[str, 
     """Those that can be used, and those that cannot; of each its path and ``_stamp``."""
     paths = [path for path, *_ in files]
     rows = Dataset.from_dict({"audio": paths})
-    bad, examined = checks.examine(rows, "audio", np.arange(len(paths)), "noise", "audio")
+    bad, examined = checks.examine(rows, "audio", np.arange(len(paths)), "noise", RECORDINGS)
     found = zip(paths, examined, strict=True)
     good = ({"audio": path, "seconds": each.seconds, "digest": each.digest} for path, each in found if not each.reason)
     return tuple(good), tuple(bad)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hftl import metrics
+from hftl.data.batches import Outputs, Settings
 from hftl.data.labels import read_targets
+from hftl.probabilities import sigmoid
 from hftl.records import BY_LABEL
-from hftl.tasks.base import Outputs, Settings
-from hftl.tasks.parts.classification import sigmoid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +31,7 @@ def false_alarms(given: npt.NDArray[np.bool_], dataset: Dataset, recording: Ids,
     calm = np.asarray(~read_targets(dataset).any(axis=1))[recording]
     if not calm.any():
         return {}
-    return {"false_alarms_per_hour": metrics.false_alarms_per_hour(given[calm], hop * int(calm.sum()))}
+    return {"false_alarms_per_hour": false_alarms_per_hour(given[calm], hop * int(calm.sum()))}
 
 
 def average_precisions_by_label(outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
@@ -45,3 +45,13 @@ def average_precisions_by_label(outputs: Outputs, dataset: Dataset, settings: Se
     each = metrics.average_precisions(sigmoid(outputs["logits"]), read_targets(dataset))
     names = settings.get("id2label", {})
     return {f"{BY_LABEL}{names[index]}": float(each[index]) for index in names if not np.isnan(each[index])}
+
+
+def false_alarms_per_hour(given: np.ndarray, seconds: float) -> float:
+    """Labels given where there is nothing to be found, by the hour.
+
+    Args:
+        given: which label is given to which window of these recordings, bool of shape (windows, labels).
+        seconds: how much of these recordings the windows are, without what two of them share.
+    """
+    return float(3600 * given.sum() / seconds)

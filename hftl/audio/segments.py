@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from hftl.data.examined import digest64
+from hftl.data.kinds import digest64
 from hftl.errors import HftlError
 
 UNIT = r"(?:times?)?(?:s|secs?|seconds)?"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from hftl.audio.backend import mend_torchaudio
-from hftl.data.examined import Examined, digest64
+from hftl.data.kinds import Examined, digest64
 from hftl.errors import HftlError
 
 SoundValue: TypeAlias = str | bytes | Mapping[str, Any]

@@ -20,7 +20,7 @@ PIECE = 2**16
 
 
 class Soundscape:
-    """A recording of any length: its windows in batches. See ``hftl.tasks.base.Course``.
+    """A recording of any length: its windows in batches. See ``hftl.tasks.base.WindowStream``.
 
     Args:
         value: the recording.
@@ -51,7 +51,7 @@ class Soundscape:
         self.silent: list[bool] = []
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """See ``Course``."""
+        """See ``WindowStream``."""
         waves: list[Wave] = []
         done = 0
         windows, damage = self._windows(), None

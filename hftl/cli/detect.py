@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from hftl.cli.options import Run
 from hftl.detections import Detection, Heard, clock_text
 from hftl.errors import HftlError
 
@@ -24,7 +25,6 @@ SHOWN = 20
 GRID = 1e-6
 """So far may a step be from a whole part of a window."""
 
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Recordings = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORDING …")]
 
 
@@ -35,7 +35,7 @@ def detect(
     submission: Path | None = None,
     picture: Path | None = None,
     overlap: float | None = None,
-    least: float | None = None,
+    threshold: float | None = None,
     ignore: tuple[str, ...] = (),
 ) -> None:
     """What is heard when in long recordings.
@@ -54,8 +54,8 @@ def detect(
             last window then keeps its place in the grid and is filled up with silence; else it ends with the recording.
         picture: A folder to write to: for each recording a png of its spectrogram with the detections over it.
         overlap: Part of a window that the next one has as well, such as 0.5; unset, as in training.
-        least: Probability that a label must have to be detected. Unset, 0.5 for the most probable label of a window;
-            where a window may have any number of labels, the thresholds that the run tuned.
+        threshold: Probability that a label must have to be detected. Unset, 0.5 for the most probable label of a
+            window; where a window may have any number of labels, the thresholds that the run tuned.
         ignore: Labels that are not listed or drawn, such as one for background.
     """
     from rich.console import Console
@@ -68,7 +68,7 @@ def detect(
     predictor = Predictor(run)
     if strange := [label for label in ignore if label not in predictor.labels]:
         raise HftlError(f"--ignore {strange[0]}: the run has no such label; it has {', '.join(predictor.labels)}")
-    names = [name for name, _ in predictor.recordings(recordings)]
+    names = [name for name, _ in predictor.long_inputs(recordings)]
     _check_names(names, out, submission)
     shape = None
     if picture is not None:
@@ -78,7 +78,7 @@ def detect(
         shape = soundscape.COLUMNS, soundscape.MOST_ROWS
     with Display(Console(stderr=True)) as reader:
         heard_of = predictor.detect(
-            recordings, overlap, least, shifted=submission is None, columns=shape, reader=reader
+            recordings, overlap, threshold, shifted=submission is None, columns=shape, reader=reader
         )
         if submission is not None:
             _check_grid(predictor, overlap)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,16 @@ class Batch:
         inputs, extras = ({k: change(v) for k, v in each.items()} for each in (self.inputs, self.extras))
         targets = None if self.targets is None else change(self.targets)
         return replace(self, inputs=inputs, targets=targets, extras=extras)
+
+
+Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""
+
+Loss: TypeAlias = Callable[[Any, Batch], torch.Tensor]
+"""The loss of each row, of shape (rows,), from the model's outputs and the batch; the model never sees the targets."""
+
+Settings: TypeAlias = Mapping[str, Any]
+"""The settings of a model's configuration, as plain data."""
 
 
 class Examples(Protocol):

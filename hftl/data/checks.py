@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 
-from hftl.audio import sounds
-from hftl.data.examined import Examined, digest64
+from hftl.data.kinds import Examined, Kind
 from hftl.data.progress import progress
 from hftl.data.sampling import Ids
 from hftl.errors import HftlError
-from hftl.image import reading
 
 CHUNK = 256
 """Rows read at a time: their encoded bytes are in memory together."""
-Media: TypeAlias = Literal["image", "audio"]
-LOOKS: dict[Media, tuple[Callable[[Any], Examined], Callable[[Any], str], str]] = {
-    "image": (reading.examine, reading.image_name, "images"),
-    "audio": (sounds.examine, sounds.sound_name, "recordings"),
-}
-"""Of each kind of file: what looks at one, what to call it, and several."""
-Digests: TypeAlias = NDArray[np.uint64]
-"""64 bits for each row's input: equal where the input is the same (by chance once in 2^64 pairs of rows)."""
 
 
 @dataclass(frozen=True)
@@ -90,34 +77,22 @@ def skip_notes(bad: list[BadRow]) -> list[str]:
     return notes
 
 
-def examine(data: Dataset, column: str, rows: Ids, split: str, kind: Media) -> tuple[list[BadRow], list[Examined]]:
-    """Those of the rows whose image or sound cannot be used, and what was found of each; a terminal shows a bar."""
+def examine(data: Dataset, column: str, rows: Ids, split: str, kind: Kind) -> tuple[list[BadRow], list[Examined]]:
+    """Those of the rows whose input cannot be used, and what was found of each; a terminal shows a bar."""
     bad: list[BadRow] = []
     examined: list[Examined] = []
-    look, name_of, plural = LOOKS[kind]
+    assert kind.examine is not None, "asked of kinds that are looked at"
     inputs = data.select_columns([column])
-    with progress(f"checking {split} {plural}", len(rows)) as advance, ThreadPoolExecutor(_threads()) as pool:
+    with progress(f"checking {split} {kind.rows}", len(rows)) as advance, ThreadPoolExecutor(_threads()) as pool:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             values = inputs[chunk][column]
-            for row, value, found in zip(chunk.tolist(), values, pool.map(look, values), strict=True):
+            for row, value, found in zip(chunk.tolist(), values, pool.map(kind.examine, values), strict=True):
                 examined.append(found)
                 if found.reason is not None:
-                    bad.append(BadRow(split, row, name_of(value), found.reason))
+                    bad.append(BadRow(split, row, kind.name_of(value), found.reason))
             advance(len(chunk))
     return bad, examined
-
-
-def text_digests(data: Dataset, columns: list[str], rows: Ids) -> Digests:
-    """Digests of the texts in these rows, shape (rows,): the same where they differ in case or white space alone."""
-    digests = np.zeros(len(rows), dtype=np.uint64)
-    inputs = data.select_columns(columns)
-    for start in range(0, len(rows), CHUNK):
-        chunk = inputs[rows[start : start + CHUNK]]
-        for place, texts in enumerate(zip(*(chunk[column] for column in columns), strict=True), start):
-            plain = (" ".join(text.split()).casefold() for text in texts)
-            digests[place] = digest64("\0".join(plain).encode("utf-8", "surrogatepass"))
-    return digests
 
 
 def _threads() -> int:

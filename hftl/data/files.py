@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import datasets
 import pandas as pd
@@ -14,12 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value
 
-from hftl.data.columns import EXTENSIONS, holds_paths
+from hftl.data.columns import holds_paths
+from hftl.data.kinds import Kind
 from hftl.errors import HftlError, one_line
 from hftl.quiet import quiet_datasets
-
-Kind: TypeAlias = Literal["image", "audio", "text", "question"]
-"""What the rows are about: the role, and in the result the name, of the input column."""
 
 # pandas' own reading would make 7 of "007" and True of "true": labels stay as they are written.
 NUMBER = r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?)?"
@@ -28,7 +27,7 @@ TABLE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 def read_file(path: Path, kind: Kind) -> Dataset:
-    """The rows of a data file, its columns as they are; paths of images or sounds in it start at its folder.
+    """The rows of a data file, its columns as they are; paths of inputs in it start at its folder.
 
     csv and json are read here and not through ``load_dataset``: that one guesses a column's type from the first rows
     alone (integers, then a name: an error), takes labels such as "NA" for missing, and keeps a copy on disk.
@@ -107,7 +106,7 @@ def _read_json(path: Path, kind: Kind) -> Dataset:
     expected = "it must be a list of objects, or one object a line"
     whole = text.lstrip().startswith("[")
     rows: list[Any] = []
-    if kind == "question" and not whole and (nested := _squad_rows(text, path)) is not None:
+    if kind.nested is not None and not whole and (nested := _nested(kind.nested, text, path)) is not None:
         text, rows = "", nested
     # Not splitlines(): JSON strings may hold line separators of Unicode as they are.
     for number, part in enumerate([text] if whole else text.split("\n"), 1):
@@ -123,26 +122,13 @@ def _read_json(path: Path, kind: Kind) -> Dataset:
     return Dataset(pa.table({name: _column([row.get(name) for row in rows], name, path) for name in names}))
 
 
-def _squad_rows(text: str, path: Path) -> list[Any] | None:
-    """The questions of a file in the form of SQuAD, a row each; None where it is of another form."""
+def _nested(read: Callable[[Any, Path], list[Any] | None], text: str, path: Path) -> list[Any] | None:
+    """The rows that ``read`` finds in a document; None where it is no document, or of another form."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError:
         return None
-    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
-        return None
-    try:
-        return [
-            {"title": article.get("title"), "context": paragraph["context"], **question}
-            for article in document["data"]
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise HftlError(
-            f"{path}: not as SQuAD has it: data, paragraphs (context), qas (question, answers); {one_line(error)} is "
-            "missing or of another kind"
-        ) from None
+    return read(document, path)
 
 
 def _column(values: list[Any], name: str, path: Path) -> pa.Array:
@@ -175,10 +161,9 @@ def _read_parquet(path: Path) -> Dataset:
 
 
 def with_whole_paths(dataset: Dataset, folder: Path, kind: Kind) -> Dataset:
-    """Columns of paths of images or sounds as seen from the folder, or from the one folder in it where they lie."""
-    if kind not in EXTENSIONS:
-        return dataset
-    for name in [name for name in dataset.column_names if holds_paths(dataset, name, kind)]:
+    """Columns of paths of inputs as seen from the folder, or from the one folder in it where they lie."""
+    extensions = kind.role.extensions
+    for name in [name for name in dataset.column_names if holds_paths(dataset, name, extensions)]:
         values = dataset.data.column(name).to_pylist()
         start = _start_of([value for value in values if value], folder)
         whole = [value and _whole_path(value, start) for value in values]

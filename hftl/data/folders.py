@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset, concatenate_datasets
 
-from hftl.data.columns import EXTENSIONS
-from hftl.data.files import TABLE_EXTENSIONS, Kind, not_utf8, read_file
+from hftl.data.files import TABLE_EXTENSIONS, read_file
+from hftl.data.kinds import Kind
 from hftl.errors import HftlError, one_line
 
 SPLIT_NAMES = {
@@ -22,8 +22,6 @@ SPLIT_NAMES = {
 SHARD = re.compile(r"(\d+)-of-(\d+)")
 Reader: TypeAlias = Callable[[list[Path], Kind], Any]
 """What makes a split of the data files that hold it."""
-RECORDINGS = "train_audio"
-"""The folder in which BirdCLEF has its recordings, named in a train.csv."""
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini", "dataset_info.json", "dataset_infos.json"})
 
 
@@ -139,7 +137,7 @@ def _split_folders(folders: list[Path], kind: Kind) -> dict[Path, str]:
         if all(path.name.lower() in SPLIT_NAMES for path in folders):
             flat = ", ".join(path.name for path in folders if path not in found)
             raise HftlError(
-                f"{folders[0].parent}: no class folders in {flat}; put {_wanted(kind)} into one sub-folder a class"
+                f"{folders[0].parent}: no class folders in {flat}; put {kind.files} into one sub-folder a class"
             )
         return {}  # a class may be called "test" or "dev"
     for split in set(found.values()):
@@ -150,11 +148,8 @@ def _split_folders(folders: list[Path], kind: Kind) -> dict[Path, str]:
 
 def _read_classes(folder: Path, classes: list[Path], kind: Kind) -> tuple[Dataset, list[str]]:
     """Rows of class folders, a class after the other, files sorted by their path."""
-    if kind == "audio" and folder / RECORDINGS in classes:
-        raise HftlError(
-            f"{folder}: it has {RECORDINGS}{os.sep} as for BirdCLEF, and no train.csv, which names the recordings; put "
-            f"it there, or name {folder / RECORDINGS}, where each sub-folder is a class"
-        )
+    if kind.check_folder is not None:
+        kind.check_folder(folder, classes)
     inputs: list[str] = []
     labels: list[str] = []
     others: list[str] = []
@@ -163,16 +158,16 @@ def _read_classes(folder: Path, classes: list[Path], kind: Kind) -> tuple[Datase
         for file in _walk(path):
             (inputs if _is_input(file, kind) else others).append(str(file))
         if len(inputs) == before:
-            raise HftlError(f"{path}: no {_wanted(kind)} in this class folder; fill it or remove it")
+            raise HftlError(f"{path}: no {kind.files} in this class folder; fill it or remove it")
         labels += [path.name] * (len(inputs) - before)
     others += [str(path) for path in _visible(folder) if path.is_file()]
     notes = []
     if others:
         count = "1 file that is" if len(others) == 1 else f"{len(others):,} files that are"
-        notes.append(f"{folder.name}: {count} no {_wanted(kind)} left out, {others[0]} first")
-    if kind == "text":
-        inputs = [_read_text(path) for path in inputs]
-    return Dataset.from_dict({kind: inputs, "label": labels}), notes
+        notes.append(f"{folder.name}: {count} no {kind.files} left out, {others[0]} first")
+    if kind.read is not None:
+        inputs = [kind.read(path) for path in inputs]
+    return Dataset.from_dict({kind.role.name: inputs, "label": labels}), notes
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -185,19 +180,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_input(path: Path, kind: Kind) -> bool:
-    return path.suffix.lower() in {**EXTENSIONS, "text": (".txt",)}.get(kind, ())
-
-
-def _wanted(kind: Kind) -> str:
-    return {"image": "images", "audio": "sound files"}.get(kind, ".txt files")  # of questions there are tables alone
-
-
-def _read_text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise not_utf8(Path(path), error) from None
+    return path.suffix.lower() in kind.extensions
 
 
 def _nothing_found(folder: Path, files: list[Path], folders: list[Path], kind: Kind) -> HftlError:
@@ -205,11 +188,11 @@ def _nothing_found(folder: Path, files: list[Path], folders: list[Path], kind: K
         names = ", ".join(path.name for path in files[:8])
         return HftlError(f"{folder}: which file is it? {names}; name one, or call them train, validation, test")
     if any(_is_input(path, kind) for path in _visible(folder)):
-        return HftlError(f"{folder}: {_wanted(kind)} lie in it directly; put them into one sub-folder a class")
-    if kind == "question":
+        return HftlError(f"{folder}: {kind.files} lie in it directly; put them into one sub-folder a class")
+    if not kind.extensions:
         return HftlError(f"{folder}: no {', '.join(TABLE_EXTENSIONS)} file in it; name one, or a folder of such")
     names = ", ".join(path.name + os.sep for path in folders[:5])
     return HftlError(
-        f"{folder}: no {_wanted(kind)} in sub-folders{f' ({names})' if names else ''} and no "
+        f"{folder}: no {kind.files} in sub-folders{f' ({names})' if names else ''} and no "
         f"{', '.join(TABLE_EXTENSIONS)} file; it needs one sub-folder a class, or data files named by split"
     )

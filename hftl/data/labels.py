@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from datasets import ClassLabel, Dataset, List, Value
 from numpy.typing import NDArray
+from torch.nn.functional import one_hot
 
-from hftl.data.columns import is_label, item_of, kind_of
+from hftl.data.columns import is_label, item_of, type_name
 from hftl.data.sampling import Hot, Ids, rarest
 from hftl.errors import HftlError
 
@@ -147,7 +149,7 @@ def read_labels(dataset: Dataset, column: str, separator: str | None = None) -> 
     """
     feature, values = dataset.features[column], _values(dataset, column)
     if separator is not None:
-        feature, values = List(Value("string")), _split(values, separator, column, kind_of(feature))
+        feature, values = List(Value("string")), _split(values, separator, column, type_name(feature))
     if (item := item_of(feature)) is None:
         return _read_column(values, feature, column)
     flat = pc.list_flatten(values)
@@ -266,8 +268,8 @@ def _read_flags(dataset: Dataset, column: str) -> Ids:
     """1, 0 or MISSING, shape [rows]."""
     if not is_label(dataset.features[column]):
         raise HftlError(
-            f"label column '{column}' is {kind_of(dataset.features[column])}; each of --task.label-columns has to say "
-            "0 or 1, or false or true"
+            f"label column '{column}' is {type_name(dataset.features[column])}; each of --task.label-columns has to "
+            "say 0 or 1, or false or true"
         )
     codes, found = _encoded(_values(dataset, column))
     meant = np.full(len(found) + 1, MISSING, dtype=np.int64)
@@ -314,3 +316,24 @@ def _whole_numbers(values: pa.ChunkedArray, column: str) -> pa.ChunkedArray:
             "(regression), not classes; name a column of classes with --task.label-column"
         )
     return pa.chunked_array([pa.array(np.where(there, numbers, 0).astype(np.int64), mask=~there)])
+
+
+# -- in batches ------------------------------------------------------------------------------------------------------
+
+
+def targets_of(rows: dict[str, Any]) -> torch.Tensor | None:
+    """What the loss compares with: ids, int64 of shape (rows,), or float of shape (rows, labels).
+
+    Of rows with any number of labels, multi-hot; or the targets in ``soft``, where some labels count less.
+    """
+    if "label" not in rows:
+        return None
+    targets = torch.tensor(rows.get("soft", rows["label"]))
+    return targets if targets.ndim == 1 else targets.float()
+
+
+def shares_of(rows: dict[str, Any], dataset: Dataset) -> torch.Tensor:
+    """Targets of training rows as float32 of shape (rows, labels): zeros, and a one for each label of the row."""
+    targets = targets_of(rows)
+    assert targets is not None  # training rows have them
+    return (one_hot(targets, dataset.features["label"].num_classes) if targets.ndim == 1 else targets).float()

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hftl.data.checks import BadRow, Digests
+from hftl.data.checks import BadRow
+from hftl.data.kinds import Digests
 from hftl.data.sampling import Ids
 from hftl.errors import HftlError
 

@@ -62,6 +62,30 @@ def spare(has: Hot, chosen: Ids) -> Ids:
     return np.delete(chosen, has[chosen][:, lost].argmax(axis=0)) if lost.any() else chosen
 
 
+def groups_of(groups: NDArray[Any], fraction: float, seed: int) -> Ids:
+    """Which rows make a sample of whole groups, at most ``fraction`` of the rows, but one group at least.
+
+    Args:
+        groups: the group of each row, shape [rows].
+        fraction: from 0 (no row at all) to 1.
+        seed: which of the groups.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    if not fraction:
+        return np.empty(0, dtype=np.int64)
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    group = np.argsort(np.argsort(first))[inverse]  # numbered as they come, whatever they are called
+    sizes = np.bincount(group)
+    taken, left = list[int](), fraction * len(group)
+    for each in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        if sizes[each] <= left:  # a group may be larger than all that is wanted
+            taken.append(each)
+            left -= sizes[each]
+    return np.flatnonzero(np.isin(group, taken or [int(sizes.argmin())]))
+
+
 def even_frequencies(labels: NDArray[Any]) -> NDArray[np.float64]:
     """How often to draw each row, relative to the others, for every label to come equally often.
 

@@ -14,13 +14,15 @@ from datasets import Dataset, DatasetDict
 
 from hftl import hub
 from hftl.data import streams
-from hftl.data.files import TABLE_EXTENSIONS, Kind, read_file
+from hftl.data.files import TABLE_EXTENSIONS, read_file
 from hftl.data.folders import SPLIT_NAMES, read_folder, read_shards
-from hftl.data.streams import Stream, Wanted
+from hftl.data.kinds import Kind
+from hftl.data.streams import Stream
+from hftl.data.wanted import Wanted
 from hftl.errors import HftlError, one_line
 from hftl.quiet import quiet_datasets
 
-__all__ = ["TABLE_EXTENSIONS", "Data", "Kind", "Sources", "load"]
+__all__ = ["TABLE_EXTENSIONS", "Data", "Sources", "load"]
 
 T = TypeVar("T")
 Data: TypeAlias = str | Dataset | DatasetDict | Mapping[str, Dataset]
@@ -43,7 +45,7 @@ def load(data: Data, *, kind: Kind, subset: str | None = None, streaming: Wanted
 
     Args:
         data: a path, a name on the Hub, a ``Dataset`` (all of it train) or splits by their names.
-        kind: which files count in a folder of class folders.
+        kind: what the rows are about: which files count in a folder of class folders, say.
         subset: the configuration of a Hub set that has several.
         streaming: read data files and Hub sets as streams, and keep only this of them.
 

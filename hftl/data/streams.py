@@ -23,10 +23,10 @@ from datasets import Dataset, DatasetBuilder, Features, IterableDataset, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import embed_table_storage
 
-from hftl.audio.calls import Calls
-from hftl.data.columns import find_column, find_texts
-from hftl.data.files import Kind, separator_of, with_numbers, with_whole_paths
+from hftl.data.files import separator_of, with_numbers, with_whole_paths
+from hftl.data.kinds import Kind
 from hftl.data.progress import progress
+from hftl.data.wanted import Wanted
 from hftl.errors import HftlError, one_line
 from hftl.quiet import quiet_datasets
 
@@ -34,38 +34,8 @@ KEPT_VERSION = 1
 """To be raised whenever other rows or columns are kept: files written before are not taken then."""
 BATCH = 1_000
 """Rows read and written at a time."""
-BUFFER = {"image": 1_000, "audio": 1_000, "text": 10_000}
-"""Rows among which a sample is shuffled; so many are in memory together, and are read beyond those that are kept."""
 FEW_FILES = 64
 """Of fewer files the parts (row groups of parquet) are shuffled too; to ask each of more for its parts is slow."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to keep of streams."""
-
-    kind: Kind
-    input_column: str | None
-    pair_column: str | None
-    pairs: bool | None
-    label_column: str | None
-    label_columns: tuple[str, ...]
-    max_rows: int | None
-    """At most so many rows of each split; not stratified, for that would take reading all labels first."""
-    seed: int
-    calls: Calls | None = None
-
-    def columns(self, rows: Dataset) -> list[str]:
-        """Those that are used, told from a split's first rows."""
-        taken = [self.label_column] if self.label_column else list(self.label_columns)
-        if self.kind == "text":
-            first, second = find_texts(rows, self.input_column, self.pair_column, self.pairs, taken)
-            inputs = [first, second] if second else [first]
-        else:
-            inputs = [find_column(rows, self.kind, self.input_column, taken)]
-        labels = [*(self.label_columns or [find_column(rows, "label", self.label_column, inputs)])]
-        further = self.calls and self.calls.find_secondary(rows, None if self.label_columns else labels[0])
-        return [*inputs, *labels, *([further] if further else [])]
 
 
 @dataclass(frozen=True)
@@ -124,14 +94,14 @@ def keep(streams: Mapping[str, Stream], wanted: Wanted) -> tuple[dict[str, Datas
         if len(rows) == wanted.max_rows:
             notes.append(
                 f"{split}: {len(rows):,} rows of a stream (max-rows; its files, and rows in a buffer of "
-                f"{BUFFER[wanted.kind]:,}, shuffled by seed {wanted.seed}; not stratified)"
+                f"{wanted.kind.buffer:,}, shuffled by seed {wanted.seed}; not stratified)"
             )
     return kept, notes
 
 
 def _place(stream: Stream, columns: list[str], wanted: Wanted) -> Path:
     """Where the rows are kept: a name made of everything that decides which they are."""
-    sample = () if wanted.max_rows is None else (wanted.max_rows, wanted.seed, BUFFER[wanted.kind])
+    sample = () if wanted.max_rows is None else (wanted.max_rows, wanted.seed, wanted.kind.buffer)
     key = repr((KEPT_VERSION, stream.files, columns, sample))
     return Path(datasets.config.HF_DATASETS_CACHE) / "hftl" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
 
@@ -143,7 +113,7 @@ def _write(split: str, stream: Stream, columns: list[str], wanted: Wanted, path:
     rows = rows.select_columns([name for name in columns if name in names])
     if wanted.max_rows is not None:
         rows = rows.reshard() if rows.num_shards < FEW_FILES else rows
-        rows = rows.shuffle(seed=wanted.seed, buffer_size=BUFFER[wanted.kind]).take(wanted.max_rows)
+        rows = rows.shuffle(seed=wanted.seed, buffer_size=wanted.kind.buffer).take(wanted.max_rows)
     remote = any("://" in file for file in stream.files)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")

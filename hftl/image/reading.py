@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 
 import PIL.Image
 import PIL.ImageOps
+from datasets import Image
 
-from hftl.data.examined import Examined, digest64
+from hftl.data.kinds import Examined, Kind, Role, digest64
 from hftl.errors import HftlError
 
 ImageValue: TypeAlias = str | bytes | Mapping[str, Any] | PIL.Image.Image
@@ -115,3 +116,16 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
+
+
+IMAGE = Role(
+    "image",
+    "files",
+    ("image", "img", "photo", "picture", "path", "image_path", "file", "filename", "file_name", "filepath",
+     "file_path", "images"),
+    extensions=IMAGE_EXTENSIONS,
+    encoded=Image,
+)  # fmt: skip
+IMAGES = Kind(
+    IMAGE, image_name, files="images", rows="images", extensions=IMAGE_EXTENSIONS, buffer=1_000, examine=examine
+)

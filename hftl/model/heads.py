@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +65,6 @@ def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
     Raises:
         HftlError: no such folder or Hub model, or one of another kind.
     """
-    if auto_class == "AutoModelForAudioClassification":
-        _know_spectrograms()
     local = Path(source).is_dir()
     if not local and source.startswith((".", "/", "~")):
         raise HftlError(f"--model {source}: no such folder; name a folder written by save_pretrained, or a Hub model")
@@ -90,14 +87,6 @@ def config_of(auto_class: str, source: str, trust_remote_code: bool) -> Any:
             f"name one that {auto_class} can load"
         )
     return config
-
-
-def _know_spectrograms() -> None:
-    """Let the auto classes load hftl's own models of sound, where what they are made of is installed."""
-    with contextlib.suppress(ImportError):  # of torchaudio; who reads sounds will be told of it
-        from hftl.audio import spectrogram
-
-        spectrogram.register()
 
 
 def load(
@@ -174,6 +163,7 @@ def skeleton(source: str, task_classes: Sequence[Any], trust_remote_code: bool) 
     """
     problems, found = [], []
     for task_class in task_classes:
+        task_class.know_models()
         try:
             config = config_of(task_class.auto_class, source, trust_remote_code)
         except HftlError as error:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from hftl.data.batches import Batch, Examples, load
+from hftl.data.batches import Batch, Examples, Loss, load
 from hftl.data.sampling import rarest
 from hftl.model.layers import modes_kept
 from hftl.model.solver import Rows, Solution, solve
 from hftl.recipe.phase import Phase
-from hftl.tasks.base import Loss, Task
 
 LOGITS = "logits"
+Reduce = Callable[[Any, Batch], Mapping[str, torch.Tensor]]
+"""What is kept of a batch's outputs. See ``Task.reduce``."""
 ROWS = 256
 """Rows that go through the head at once."""
 
@@ -33,7 +34,7 @@ class LastLayer:
     alone: bool
 
 
-def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.device) -> LastLayer | None:
+def last_layer(model: nn.Module, examples: Examples, reduce: Reduce, device: torch.device) -> LastLayer | None:
     """The linear layer that makes the logits; None where there is no such, as in heads with an answer a token.
 
     Found by trying: with the layer taken out, the model's "logits" are what goes into it, one vector a row, and another
@@ -43,7 +44,7 @@ def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.d
     Args:
         model: as it computes in this phase, on stored features.
         examples: its rows.
-        task: what the logits of a batch are.
+        reduce: the task's; what the logits of a batch are.
         device: of the model.
     """
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
@@ -52,16 +53,16 @@ def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.d
     batch = batch.to(device)
     with modes_kept(model), torch.no_grad():
         model.eval()
-        logits = task.reduce(model(**batch.inputs), batch).get(LOGITS)
+        logits = reduce(model(**batch.inputs), batch).get(LOGITS)
         for name, module in reversed(linear):
             if logits is None or logits.ndim != 2 or logits.shape[1] != module.out_features:
                 continue
             other = _another(module)
             try:
                 with taken_out(module):
-                    entering = task.reduce(model(**batch.inputs), batch)[LOGITS]
+                    entering = reduce(model(**batch.inputs), batch)[LOGITS]
                 with taken_out(module, other):
-                    expected = task.reduce(model(**batch.inputs), batch)[LOGITS]
+                    expected = reduce(model(**batch.inputs), batch)[LOGITS]
             except (RuntimeError, ValueError, IndexError, TypeError):
                 continue  # what comes behind it takes no other width
             if entering.shape != (len(batch), module.in_features):
@@ -72,14 +73,16 @@ def last_layer(model: nn.Module, examples: Examples, task: Task, device: torch.d
     return None
 
 
-def rows_of(model: nn.Module, layer: nn.Linear, views: Sequence[Examples], task: Task, device: torch.device) -> Rows:
+def rows_of(
+    model: nn.Module, layer: nn.Linear, views: Sequence[Examples], reduce: Reduce, device: torch.device
+) -> Rows:
     """What the layer is to be fitted to: all examples, in each of their views.
 
     Args:
         model: as it computes in this phase, on stored features.
         layer: of it, as ``last_layer`` found it.
         views: examples that are alike but for their features.
-        task: what the logits of a batch are.
+        reduce: the task's; what the logits of a batch are.
         device: of the model.
     """
     found, targets = [], []
@@ -89,7 +92,7 @@ def rows_of(model: nn.Module, layer: nn.Linear, views: Sequence[Examples], task:
             order = [np.arange(start, min(start + ROWS, len(examples))) for start in range(0, len(examples), ROWS)]
             for batch in load(examples, order):
                 on_device = batch.to(device)
-                found.append(task.reduce(model(**on_device.inputs), on_device)[LOGITS].float().cpu())
+                found.append(reduce(model(**on_device.inputs), on_device)[LOGITS].float().cpu())
                 assert batch.targets is not None  # training rows have them
                 targets.append(batch.targets)
     known, first = torch.cat(targets), views[0]

@@ -10,9 +10,9 @@ from hftl.errors import HftlError
 
 
 def names() -> list[str]:
-    """The names of all tasks: the modules beside this one that are neither private nor the protocol."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in modules if name != "base" and not name.startswith("_"))
+    """The names of all tasks: the modules beside this one, less the protocol; what tasks share is in a package."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+    return sorted(name.replace("_", "-") for name in modules if name != "base")
 
 
 def find(name: str) -> type[Any]:

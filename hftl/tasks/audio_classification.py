@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.audio import mel
-from hftl.audio.examples import AudioExamples
 from hftl.audio.mel import Mel
 from hftl.errors import HftlError
-from hftl.tasks.base import Course, Outputs, Settings, log_softmax
+from hftl.probabilities import log_softmax, sigmoid
 from hftl.tasks.parts.classification import (
     ANY_LABELS,
     METRICS,
     ONE_LABEL,
     Classification,
     is_multi_label,
-    sigmoid,
 )
 
 if TYPE_CHECKING:
@@ -28,9 +26,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hftl.audio.clips import Clips
+    from hftl.audio.examples import AudioExamples
     from hftl.audio.noises import Noises
+    from hftl.data.batches import Outputs, Settings
     from hftl.data.splits import BadRow, Splits
+    from hftl.data.wanted import Labelling, Wanted
     from hftl.model.heads import Loaded
+    from hftl.tasks.base import WindowStream
 
 TINY = 1e-12
 """Probabilities are kept this far from 0 and 1, so that their logits are finite."""
@@ -43,7 +45,6 @@ class AudioClassification(Classification):
     """Recordings in folders (one a class), or in a table as paths or bytes."""
 
     name: ClassVar[str] = "audio-classification"
-    kind: ClassVar[Literal["image", "audio", "text"]] = "audio"
     auto_class: ClassVar[str] = "AutoModelForAudioClassification"
     head_lr: ClassVar[float] = 3e-3
     lr: ClassVar[float] = 1e-4
@@ -113,15 +114,28 @@ class AudioClassification(Classification):
                 upper = "" if most == math.inf else f" and at most {most}"
                 raise HftlError(f"{name}: {value} is out of range; it must be at least 0{upper}")
 
-    def _further(self, model: str, keep_head: bool, trust_remote_code: bool) -> dict[str, Any]:
-        """What recordings have beside a label. With a head that gives any number of labels, rows have any number."""
+    def _wanted(self, labelling: Labelling, seed: int, head: Any) -> Wanted:
+        """Recordings, and what they have beside a label. With a head of any number of labels, rows have any number."""
         from hftl.audio.calls import Calls, background_beside
-        from hftl.model import heads
+        from hftl.audio.recordings import RECORDINGS
+        from hftl.data.wanted import Wanted
 
-        unused = background_beside(self.data) if self.background is None and not keep_head else None
-        own = keep_head and heads.config_of(self.auto_class, model, trust_remote_code)
-        sets = hasattr(own, "thresholds")
-        return {"calls": Calls(self.secondary_column, self.secondary_weight, self.background, unused, sets)}
+        unused = background_beside(self.data) if self.background is None and head is None else None
+        sets = hasattr(head, "thresholds")
+        calls = Calls(self.secondary_column, self.secondary_weight, self.background, unused, sets)
+        return Wanted(
+            RECORDINGS,
+            (self.audio_column,),
+            labelling=labelling,
+            max_rows=self.max_rows,
+            seed=seed,
+            beside=calls,
+        )
+
+    @classmethod
+    def know_models(cls) -> None:
+        """See ``Task``: image models behind a spectrogram."""
+        mel.know_spectrograms()
 
     def on(self, data: Any) -> Self:
         """See ``Task``: the background is not that of other data."""
@@ -163,16 +177,20 @@ class AudioClassification(Classification):
 
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> AudioExamples:
         """The windows of the recordings. See ``Task``."""
+        from hftl.audio.examples import AudioExamples, ViewOptions
+
+        assert self.seconds is not None, "resolved by now"
         clips, noises, notes = self._clips(dataset), self._noises(augment), []
+        options = ViewOptions(self.augment, self.gain, self.shift, noises.recordings, self.noise_decibels, self.mixup)
         if len(clips) > len(dataset):
             notes.append(f"{len(dataset):,} recordings in {len(clips):,} windows of {self.seconds:g} s")
         return AudioExamples(
             dataset=dataset,
             clips=clips,
             processor=processor,
-            task=self,
-            augment=augment,
-            noises=noises.recordings,
+            seconds=self.seconds,
+            overlap=self.overlap,
+            options=options if augment else None,
             notes=(*notes, *noises.notes),
             frequencies=self.frequencies(dataset),
         )
@@ -271,7 +289,7 @@ class AudioClassification(Classification):
         joined = self._joined(outputs, dataset, multi_label)
         found = super().score(joined, dataset, settings)
         if multi_label:
-            given = self.given(self.probabilities(outputs, settings), settings, None)
+            given = self.predicted(self.probabilities(outputs, settings), settings, None)
             found |= false_alarms(given, dataset, self._clips(dataset).recording, self._hop)
             found |= average_precisions_by_label(joined, dataset, settings)
         return found
@@ -280,12 +298,12 @@ class AudioClassification(Classification):
         """See ``Task``: of recordings."""
         return super().correctness(self._joined(outputs, dataset, is_multi_label(settings)), dataset, settings)
 
-    def given(
-        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    def predicted(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, threshold: float | None
     ) -> npt.NDArray[np.bool_]:
-        """See ``Lasting``."""
+        """See ``DetectionTask``."""
         of_windows = settings.get("window_thresholds", settings.get("thresholds"))
-        return super().given(probabilities, {**settings, "thresholds": of_windows}, least)
+        return super().predicted(probabilities, {**settings, "thresholds": of_windows}, threshold)
 
     @property
     def _hop(self) -> float:
@@ -310,6 +328,7 @@ class AudioClassification(Classification):
         from datasets import Dataset
 
         from hftl.audio import sounds
+        from hftl.audio.recordings import RECORDINGS
         from hftl.data import checks
 
         found = [value for item in inputs for value in self._recordings(item)]
@@ -317,23 +336,23 @@ class AudioClassification(Classification):
             raise HftlError(f"no recording to predict in {', '.join(map(str, inputs))}")
         columns = {"name": list(map(sounds.sound_name, found)), "audio": list(map(sounds.as_stored, found))}
         dataset = Dataset.from_dict(columns)
-        bad, examined = checks.examine(dataset, "audio", np.arange(len(found)), "inputs", "audio")
+        bad, examined = checks.examine(dataset, "audio", np.arange(len(found)), "inputs", RECORDINGS)
         if len(bad) == len(found):
             raise HftlError(f"no recording to predict: {bad[0].name}: {bad[0].reason}")
         dataset = dataset.add_column("seconds", [each.seconds for each in examined])
         return dataset.select(np.setdiff1d(np.arange(len(found)), [row.row for row in bad])), bad
 
-    def lasting(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
-        """See ``Lasting``: recordings, as ``read_inputs`` takes them."""
+    def long_inputs(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+        """See ``DetectionTask``: recordings, as ``read_inputs`` takes them."""
         from hftl.audio import sounds
 
         found = [value for item in inputs for value in self._recordings(item)]
         return [(sounds.sound_name(value), value) for value in found]
 
-    def course(
+    def window_stream(
         self, value: Any, processor: Any, shifted: bool = True, columns: tuple[int, int] | None = None
-    ) -> Course:
-        """See ``Lasting``."""
+    ) -> WindowStream:
+        """See ``DetectionTask``."""
         from hftl.audio.soundscapes import Soundscape
 
         assert self.seconds is not None, "resolved by now"
@@ -343,6 +362,7 @@ class AudioClassification(Classification):
         from datasets import Dataset
 
         from hftl.audio import calls
+        from hftl.audio.recordings import RECORDINGS
         from hftl.data import sources
 
         if item is None or isinstance(item, bytes | Mapping):
@@ -358,14 +378,15 @@ class AudioClassification(Classification):
         if path.is_dir():
             return sorted(map(str, calls.recordings_in(path)))
         if path.suffix.lower() in sources.TABLE_EXTENSIONS and path.is_file():
-            return self._recordings_of(sources.load(str(path), kind="audio").splits["train"], str(path))
+            return self._recordings_of(sources.load(str(path), kind=RECORDINGS).splits["train"], str(path))
         return [str(path)]
 
     def _recordings_of(self, table: Dataset, name: str) -> list[Any]:
         from hftl.audio import segments
+        from hftl.audio.recordings import AUDIO
         from hftl.data import columns
 
-        column = columns.find_column(table, "audio", self.audio_column, ())
-        table = columns.undecoded(table.with_format(None), column, "audio")
+        column = columns.find_column(table, AUDIO, self.audio_column, ())
+        table = columns.undecoded(table.with_format(None), column, AUDIO)
         segments.check_whole({name: table}, column)
         return [*table[column]]

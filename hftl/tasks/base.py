@@ -6,8 +6,8 @@ so one task serves training, evaluation and prediction alike. Tasks never see th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,18 +15,9 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Examples
+    from hftl.data.batches import Batch, Examples, Loss, Outputs, Settings
     from hftl.data.splits import BadRow, Splits
     from hftl.model.heads import Loaded
-
-Outputs: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
-"""What is kept of a split's forward passes: arrays whose first dimension is the examples, in their order."""
-
-Loss: TypeAlias = "Callable[[Any, Batch], torch.Tensor]"
-"""The loss of each row, of shape (rows,), from the model's outputs and the batch; the model never sees the targets."""
-
-Settings: TypeAlias = "Mapping[str, Any]"
-"""The settings of a model's configuration, as plain data."""
 
 NOTHING = "(no answer)"
 """How an empty answer is called where answers are listed."""
@@ -51,6 +42,10 @@ class Task(Protocol):
     """What ``majority`` does: "always answers with the commonest training label"."""
     fields: ClassVar[tuple[str, ...]]
     """The parts of an input, where it has several."""
+
+    @classmethod
+    def know_models(cls) -> None:
+        """Let the ``Auto`` classes of transformers load models that only hftl knows; none, for most tasks."""
 
     def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
         """The splits, checked, labels fixed; ``keep_head`` orders the labels as the model's own head does.
@@ -117,7 +112,7 @@ class Task(Protocol):
         """
 
 
-class Course(Protocol):
+class WindowStream(Protocol):
     """One input that lasts, to be read once from beginning to end."""
 
     @property
@@ -149,19 +144,19 @@ class Course(Protocol):
 
 
 @runtime_checkable
-class Lasting(Protocol):
+class DetectionTask(Protocol):
     """What a task offers besides whose inputs may last for hours: to say what is in which part of them."""
 
     @property
     def overlap(self) -> float:
         """Part of a window that the next one has as well."""
 
-    def lasting(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+    def long_inputs(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
         """What a person hands in (objects, files, folders) as names and single inputs; nothing is read of these."""
 
-    def course(
+    def window_stream(
         self, value: Any, processor: Any, shifted: bool = True, columns: tuple[int, int] | None = None
-    ) -> Course:
+    ) -> WindowStream:
         """One of the inputs, opened: its windows, and an overview for a picture.
 
         Args:
@@ -177,19 +172,11 @@ class Lasting(Protocol):
     def probabilities(self, outputs: Outputs, settings: Settings) -> npt.NDArray[np.float64]:
         """Of the labels, shape (windows, labels)."""
 
-    def given(
-        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    def predicted(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, threshold: float | None
     ) -> npt.NDArray[np.bool_]:
         """Which labels are the answer, shape (windows, labels).
 
-        Where each excludes the others: the most probable if it is as probable as ``least`` (unset, 0.5). Where rows
-        have any number: those as probable as their tuned thresholds, or where it is set as ``least``.
+        Where each excludes the others: the most probable if it is as probable as ``threshold`` (unset, 0.5). Where rows
+        have any number: those as probable as their tuned thresholds, or where it is set as ``threshold``.
         """
-
-
-def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Log-probabilities of logits of shape (rows, classes), in double precision."""
-    import numpy as np
-
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
 from hftl.recipe.phase import Strict
-from hftl.tasks.base import NOTHING, Loss, Outputs, Settings
+from hftl.tasks.base import NOTHING
 from hftl.text import tokens
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-    from hftl.data.batches import Batch
+    from hftl.data.batches import Batch, Loss, Outputs, Settings
     from hftl.data.sources import Data
     from hftl.data.splits import BadRow, Splits
     from hftl.model.heads import Loaded
+    from hftl.text.windows import QuestionExamples
 else:
     Data = str  # what a command line can hold; the library takes datasets objects as well
 
@@ -97,6 +98,10 @@ class QuestionAnswering(Strict):
             if getattr(self, name) < 1:
                 raise HftlError(f"{name}: {getattr(self, name)} is too few; use at least 1")
 
+    @classmethod
+    def know_models(cls) -> None:
+        """See ``Task``: there are none."""
+
     def load_data(
         self,
         seed: int,
@@ -107,19 +112,18 @@ class QuestionAnswering(Strict):
     ) -> Splits:
         """See ``Task``."""
         from hftl.data import sources
+        from hftl.data.splits import Rules
         from hftl.text import questions
         from hftl.text.windows import too_long
 
         processor = self.load_processor(model, trust_remote_code)
         return questions.prepare(
-            sources.load(self.data, kind="question", subset=self.subset),
-            columns=(self.question_column, self.context_column, self.answers_column),
-            max_rows=self.max_rows,
-            validation_fraction=self.validation_fraction if cut else 0.0,
-            bad_rows=self.bad_rows,
-            leaks=self.leaks if cut else None,
-            seed=seed,
-            too_long=lambda texts: too_long(texts, processor, self._stride(processor)),
+            sources.load(self.data, kind=questions.QUESTIONS, subset=self.subset),
+            (self.question_column, self.context_column, self.answers_column),
+            Rules(self.validation_fraction if cut else 0.0, self.bad_rows, leaks=self.leaks if cut else None),
+            self.max_rows,
+            seed,
+            lambda texts: too_long(texts, processor, self._stride(processor)),
         )
 
     def _stride(self, processor: Any) -> int:
@@ -159,7 +163,7 @@ class QuestionAnswering(Strict):
         """The windows of the questions. See ``Task``."""
         import numpy as np
 
-        from hftl.text.windows import cut_windows
+        from hftl.text.windows import QuestionExamples, cut_windows
 
         windows = cut_windows(dataset, processor, self._stride(processor))
         lengths = np.asarray(windows["length"][:], dtype=np.int64)
@@ -186,11 +190,13 @@ class QuestionAnswering(Strict):
 
         Among the tokens of the text and the one that stands for no answer: what pads does not matter.
         """
+        from hftl.text.spans import span_loss
+
         return span_loss
 
     def reduce(self, outputs: Any, batch: Batch) -> dict[str, torch.Tensor]:
         """The best spans of each window (see ``candidates``), ``question``, and ``loss`` where answers are known."""
-        from hftl.text.spans import candidates
+        from hftl.text.spans import candidates, span_loss
 
         start, end = outputs.start_logits.float(), outputs.end_logits.float()
         found = candidates(start, end, batch.extras, self.n_best, self.max_answer_length)
@@ -209,14 +215,14 @@ class QuestionAnswering(Strict):
         return {THRESHOLD: threshold(found.margin, answered, _f1([""] * len(gold), gold))}
 
     def score(self, outputs: Outputs, dataset: Dataset, settings: Settings) -> dict[str, float]:
-        """F1 and exact match (see ``metrics.squad_scores``); and ``loss``, the mean of the windows'.
+        """F1 and exact match (see ``text.squad.squad_scores``); and ``loss``, the mean of the windows'.
 
         Where the model may give no answer, ``forced_f1`` and ``forced_exact_match`` are those of the questions that
         have one, if it always has to answer: SQuAD 1.1's way.
         """
         import numpy as np
 
-        from hftl.metrics import squad_scores
+        from hftl.text.squad import squad_scores
 
         gold, (spans, given) = _gold(dataset), _given(outputs, dataset, settings)
         scores = squad_scores(given, gold)
@@ -231,7 +237,7 @@ class QuestionAnswering(Strict):
 
     def majority(self, train: Dataset, dataset: Dataset) -> dict[str, float]:  # noqa: ARG002
         """Scores of never giving an answer."""
-        from hftl.metrics import squad_scores
+        from hftl.text.squad import squad_scores
 
         gold = _gold(dataset)
         forced = {} if all(gold) or not any(gold) else dict.fromkeys(FORCED, 0.0)
@@ -283,7 +289,7 @@ class QuestionAnswering(Strict):
                 f"{str(item)[:60]!r}: a question needs its text; give --question and --context, or a table "
                 f"({', '.join(sources.TABLE_EXTENSIONS)}) of both"
             )
-        table = sources.load(str(item), kind="question").splits["train"]
+        table = sources.load(str(item), kind=questions.QUESTIONS).splits["train"]
         rows = questions.rows_of(table, (self.question_column, self.context_column, None))
         return [(question or f"{item}:{number}", question, context) for number, (question, context) in enumerate(rows)]
 
@@ -322,56 +328,6 @@ class QuestionAnswering(Strict):
         return found
 
 
-def span_loss(outputs: Any, batch: Batch) -> torch.Tensor:
-    """See ``QuestionAnswering.objective``."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    if batch.targets is None:
-        raise HftlError("loss: the questions have no answers")
-    shut = batch.extras["begins"] < 0
-    shut = shut.scatter(1, batch.extras["null"][:, None], False)
-    losses = [
-        cross_entropy(logits.float().masked_fill(shut, -torch.inf), batch.targets[:, place], reduction="none")
-        for place, logits in enumerate((outputs.start_logits, outputs.end_logits))
-    ]
-    return (losses[0] + losses[1]) / 2
-
-
-class QuestionExamples(tokens.TokenExamples):
-    """Windows as batches of ``input_ids`` and ``attention_mask`` (and ``token_type_ids``), shape (windows, positions).
-
-    Targets are the positions of the answer's first and last token, shape (windows, 2); where it is not in the window,
-    twice that of the token that stands for no answer. Extras: ``begins``, ``ends``, ``null`` (see ``candidates``) and
-    ``question``, the row that a window is of.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "begins", "ends", "null", "first", "last")
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """See ``Examples``."""
-        import numpy as np
-        import torch
-
-        from hftl.data.batches import Batch
-
-        rows = self.dataset[indices]
-        inputs = tokens.padded(self.tokenizer, rows)
-        positions, left = inputs["input_ids"].shape[1], self.tokenizer.padding_side == "left"
-        lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
-        shift = positions - lengths if left else torch.zeros_like(lengths)
-        place = torch.arange(positions) - shift[:, None]
-        there = (place >= 0) & (place < lengths[:, None])
-        extras = {"null": torch.tensor(rows["null"]) + shift, "question": torch.tensor(rows["question_row"])}
-        for name in ("begins", "ends"):
-            extras[name] = torch.full(there.shape, -1)
-            extras[name][there] = torch.from_numpy(np.concatenate(rows[name]).astype(np.int64))
-        targets = None
-        if "first" in rows:
-            targets = torch.stack([torch.tensor(rows[name]) + shift for name in ("first", "last")], dim=1)
-        return Batch(inputs, targets, torch.tensor(indices), extras=extras)
-
-
 def _given(outputs: Outputs, dataset: Dataset, settings: Settings) -> tuple[list[str], list[str]]:
     """The best span of each question, and what is given: that, or nothing where its threshold says so."""
     from hftl.text.spans import best
@@ -394,6 +350,6 @@ def _answers(dataset: Dataset, begins: npt.NDArray[np.int64], ends: npt.NDArray[
 def _f1(given: Sequence[str], gold: Sequence[Sequence[str]]) -> npt.NDArray[np.float64]:
     import numpy as np
 
-    from hftl.metrics import compare_answers
+    from hftl.text.squad import compare_answers
 
     return np.array([compare_answers(*pair)[0] for pair in zip(given, gold, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,23 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
-from hftl.quiet import quiet_datasets
-from hftl.tasks.parts.classification import Classification, targets_of
+from hftl.tasks.parts.classification import Classification
 from hftl.text import tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hftl.data.batches import Batch
     from hftl.data.splits import BadRow, Splits
+    from hftl.data.wanted import Labelling, Wanted
     from hftl.model.heads import Loaded
-
-CUT_VERSION = 1
-"""To be raised whenever ``tokenise`` or ``cut`` give something else: tokens made before are not taken then."""
-BETWEEN = "|||"
-"""What separates the two texts of a pair that is given as one string."""
-HEAD_SHARE = 0.25
-"""Part of the tokens that head+tail truncation takes from the beginning (128 of 510 in Sun et al. 2019)."""
+    from hftl.text.examples import TextExamples
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,6 @@ class TextClassification(Classification):
     """Texts in a table or in files, one folder a class."""
 
     name: ClassVar[str] = "text-classification"
-    kind: ClassVar[Literal["image", "audio", "text"]] = "text"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     head_lr: ClassVar[float] = 2e-3
     lr: ClassVar[float] = 5e-5
@@ -63,6 +56,14 @@ class TextClassification(Classification):
         if self.max_length < 8:
             raise HftlError(f"max_length: {self.max_length} is too short; use at least 8 tokens")
 
+    def _wanted(self, labelling: Labelling, seed: int, head: Any) -> Wanted:  # noqa: ARG002
+        """Texts, or pairs of them."""
+        from hftl.data.wanted import Wanted
+        from hftl.text.columns import TEXTS, find_texts
+
+        find = functools.partial(find_texts, text=self.text_column, pair=self.pair_column, pairs=self.pairs)
+        return Wanted(TEXTS, (self.text_column, self.pair_column), find, labelling, self.max_rows, seed)
+
     def _load_processor(self, model: str, trust_remote_code: bool) -> Any:
         """The checkpoint's tokenizer, its ``model_max_length`` and ``truncation_side`` as this task cuts texts."""
         side: Literal["left", "right"] = "left" if self.truncation == "tail" else "right"
@@ -85,6 +86,8 @@ class TextClassification(Classification):
     def examples(self, dataset: Dataset, processor: Any, augment: bool) -> TextExamples:  # noqa: ARG002 (texts have no views)
         """See ``Task``."""
         import numpy as np
+
+        from hftl.text.examples import TextExamples, tokenise
 
         paired = "pair" in dataset.column_names
         tokenised = tokenise(dataset, processor, self.truncation)
@@ -129,6 +132,8 @@ class TextClassification(Classification):
 
     def _why_bad(self, texts: Sequence[str]) -> str | None:
         """Why these cannot be a row of the run."""
+        from hftl.text.columns import BETWEEN
+
         if self.paired and len(texts) < 2:
             return f"one text, and this run takes two; put {BETWEEN} between them"
         if not self.paired and len(texts) > 1:
@@ -137,6 +142,8 @@ class TextClassification(Classification):
 
     def _texts(self, item: Any) -> list[tuple[str, ...]]:
         """What an input holds: for each row its name and its text or texts."""
+        from hftl.text.columns import BETWEEN
+
         if isinstance(item, tuple | list):
             return [(f" {BETWEEN} ".join(map(str, item)), *map(str, item))]
         rows = self._single_texts(str(item))
@@ -145,7 +152,8 @@ class TextClassification(Classification):
         return [(name, *(part.strip() for part in texts[0].split(BETWEEN, 1)), *texts[1:]) for name, *texts in rows]
 
     def _single_texts(self, item: str) -> list[tuple[str, ...]]:
-        from hftl.data import columns, sources
+        from hftl.data import sources
+        from hftl.text.columns import TEXTS, find_texts
 
         expanded = os.path.expanduser(item)  # unlike pathlib's, these two take any text, however long
         path = Path(expanded)
@@ -156,88 +164,8 @@ class TextClassification(Classification):
         if path.is_dir():
             return [(str(f), f.read_text(encoding="utf-8", errors="replace")) for f in sorted(path.rglob("*.txt"))]
         if path.suffix.lower() in sources.TABLE_EXTENSIONS:
-            table = sources.load(item, kind="text").splits["train"]
-            found = columns.find_texts(table, self.text_column, self.pair_column, self.paired, ())
-            texts = ([text or "" for text in table[column]] for column in found if column)
+            table = sources.load(item, kind=TEXTS).splits["train"]
+            found = find_texts(table, (), text=self.text_column, pair=self.pair_column, pairs=self.paired)
+            texts = ([text or "" for text in table[column]] for column in found)
             return [(f"{item}:{number}", *row) for number, row in enumerate(zip(*texts, strict=True))]
         return [(item, path.read_text(encoding="utf-8", errors="replace"))]
-
-
-class TextExamples(tokens.TokenExamples):
-    """Tokenised rows as batches of ``input_ids`` and ``attention_mask``, shape (rows, positions).
-
-    Pairs have ``token_type_ids`` too where the tokenizer gives them to its model: which text a token is of.
-    """
-
-    columns: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "label")
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """See ``Examples``."""
-        import torch
-
-        from hftl.data.batches import Batch
-
-        rows = self.dataset[indices]
-        return Batch(tokens.padded(self.tokenizer, rows), targets_of(rows), torch.tensor(indices))
-
-
-def tokenise(dataset: Dataset, tokenizer: Any, truncation: str) -> Dataset:
-    """The rows with ``input_ids`` cut to the tokenizer's ``model_max_length``, ``length``, and whether it ``cut``.
-
-    Pairs also get ``token_type_ids`` where the tokenizer's model takes them. Many rows are kept in the cache folder of
-    ``datasets``, under a name made of the rows' fingerprint, the tokenizer's whole state and the way of cutting.
-    """
-    columns = [name for name in ("text", "pair") if name in dataset.column_names]
-    with_types = len(columns) == 2 and "token_type_ids" in tokenizer.model_input_names
-    settings = (truncation, HEAD_SHARE, CUT_VERSION, *columns[1:], *(["types"] if with_types else []))
-    file = tokens.cache_file(dataset, tokenizer, *settings)
-    limit = tokenizer.model_max_length
-    fields = ["input_ids", "token_type_ids"] if with_types else ["input_ids"]
-
-    def cut_batch(*texts: list[str]) -> dict[str, list[Any]]:
-        coded = tokenizer(
-            *texts,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=with_types,
-            verbose=False,
-        )
-        found: dict[str, list[Any]] = {field: coded[field] for field in fields}
-        too_long = [len(ids) > limit for ids in coded["input_ids"]]
-        for row in (row for row, over in enumerate(too_long) if over):
-            places = kept_places(coded.sequence_ids(row), limit, truncation)
-            for values in found.values():
-                values[row] = [values[row][place] for place in places]
-        return {**found, "length": [len(ids) for ids in found["input_ids"]], "cut": too_long}
-
-    with quiet_datasets():
-        return dataset.map(
-            cut_batch,
-            batched=True,
-            input_columns=columns,
-            remove_columns=columns,
-            desc="Tokenising",
-            **tokens.kept_in(file, len(dataset)),
-        )
-
-
-def kept_places(texts: Sequence[int | None], limit: int, truncation: str) -> list[int]:
-    """Which tokens stay of a row that has more than ``limit``: special ones, and each text's head, tail, or both.
-
-    Of a pair the longer text is cut first, until both are of one length (``longest_first`` of ``transformers``).
-    Source of head+tail: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?".
-
-    Args:
-        texts: the text that each token is of, 0 or 1; None for special tokens.
-        limit: tokens in all, special ones included.
-        truncation: "head", "tail" or "head+tail".
-    """
-    kept = [place for place, text in enumerate(texts) if text is None]
-    first, second = ([place for place, text in enumerate(texts) if text == number] for number in (0, 1))
-    shorter, longer = sorted((first, second), key=len)  # of a single text, the second has no tokens
-    room = max(limit - len(kept), 0)
-    least = min(len(shorter), room // 2)
-    for places, share in ((shorter, least), (longer, room - least)):
-        head = {"head": share, "tail": 0, "head+tail": round(HEAD_SHARE * share)}[truncation]
-        kept += places[:head] + places[len(places) - (share - head) :]
-    return sorted(kept)

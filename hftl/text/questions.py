@@ -6,23 +6,29 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
-from hftl.data.checks import BadRow, settle, skip_notes, text_digests
+from hftl.data.checks import BadRow, settle, skip_notes
 from hftl.data.columns import find_column
-from hftl.data.leaks import Leaks, Seen, find_leaks
-from hftl.data.sampling import Ids, stratified
+from hftl.data.kinds import Kind, Role
+from hftl.data.parts import Part, cut_by_group, left, sampled, with_digests, with_rows, without_leaks
+from hftl.data.sampling import Ids
 from hftl.data.sources import Sources
-from hftl.data.splits import Splits
+from hftl.data.splits import Rules, Splits
 from hftl.errors import HftlError
-from hftl.quiet import quiet_datasets
+from hftl.text.columns import text_digests, text_name
+from hftl.text.squad import squad_rows
 
-COLUMNS = ("question", "context", "answers")
+QUESTION = Role("question", "strings", ("question", "query"), by_type=False)
+CONTEXT = Role("context", "strings", ("context", "passage", "paragraph", "document", "text"), by_type=False)
+ANSWERS = Role("answers", "anything", ("answers", "answer"), by_type=False)
+ROLES = (QUESTION, CONTEXT, ANSWERS)
+"""With two or three columns of texts, what is left over says nothing: they are found by name alone."""
 FEATURES = Features(
     {
         "question": Value("large_string"),
@@ -38,109 +44,73 @@ Answer = tuple[str, int]
 """A text, and the character of the context at which it starts."""
 Choice = tuple[str | None, str | None, str | None]
 """The user's columns of questions, contexts and answers."""
-TooLong = Callable[[Sequence[str]], list[str | None]]
+Why = Callable[[Sequence[str]], list[str | None]]
 """Why each of these questions is too long for the model; None where it is not."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One split on its way."""
+@dataclass(frozen=True, kw_only=True)
+class _Questions(Part):
+    """A split of questions: its ``data`` have the columns of ``FEATURES``."""
 
-    name: str
-    questions: list[str]
-    contexts: list[str]
-    answers: list[list[Answer]]
-    rows: Ids
-    """Numbers in the source."""
+    has_answer: Ids
+    """1 of each row in ``data`` that has an answer, 0 of the others."""
     groups: list[str]
     """What belongs together where a split is cut: rows of one article, or of one context."""
-    bad: list[BadRow] = field(default_factory=list)
-    """Rows that cannot be used."""
-    wrong: list[BadRow] = field(default_factory=list)
-    """Answers that cannot be used, of rows that have others."""
-
-    def take(self, places: Ids) -> _Part:
-        chosen = places.tolist()
-        columns: dict[str, Any] = {
-            name: [getattr(self, name)[place] for place in chosen]
-            for name in ("questions", "contexts", "answers", "groups")
-        }
-        return replace(self, **columns, rows=self.rows[places])
-
-    def has_answer(self) -> Ids:
-        return np.array([len(found) > 0 for found in self.answers], dtype=np.int64)
-
-    def name_of(self, row: int) -> str:
-        return _name(self.questions[int(np.searchsorted(self.rows, row))])
 
 
-def prepare(
-    sources: Sources,
-    *,
-    columns: Choice,
-    max_rows: int | None,
-    validation_fraction: float,
-    bad_rows: Literal["skip", "error"],
-    leaks: Leaks | None,
-    seed: int,
-    too_long: TooLong,
-) -> Splits:
+def prepare(sources: Sources, choice: Choice, rules: Rules, max_rows: int | None, seed: int, why: Why) -> Splits:
     """Splits with the columns question, context, answers (``text`` and ``answer_start``; none: it has no answer), row.
+
+    A validation split is cut from train by whole contexts (or articles, where there is a column ``title``). Of
+    ``bad_rows``, answers are listed as well that cannot be used although their questions have others.
 
     Args:
         sources: what ``sources.load`` gave.
-        columns: the user's choice for each, else found by name.
+        choice: the user's choice for each column, else found by name.
+        rules: what to do with rows that are not as they should be.
         max_rows: at most so many rows of every source split; those with and without an answer in their proportions.
-        validation_fraction: share of train that becomes validation where there is none, whole contexts (or articles,
-            where there is a column ``title``) at a time; 0, none of it.
-        bad_rows: "skip" and list what cannot be used, or "error".
-        leaks: what to do with rows of train that another split has as well; None, not even look.
-        seed: of the samples.
-        too_long: see there.
+        seed: of samples, and of a validation split that is cut.
+        why: see there.
 
     Raises:
         HftlError: anything that the user has to decide or mend, named.
     """
     notes = list(sources.notes)
-    parts = []
-    for name, data in sources.splits.items():
-        if not len(data):
-            if name == "train":
-                raise HftlError("train: it has no rows; name data that has some")
-            notes.append(f"{name}: left out, it has no rows")
+    parts, bad, wrong = list[_Questions](), list[BadRow](), list[BadRow]()
+    for name, data in with_rows(sources, notes):
+        columns = _columns(name, data, choice, notes)
+        if columns is None:
             continue
-        part = _read(name, data, columns, notes)
-        if part is None:
-            continue
-        if max_rows is not None and len(part.rows) > max_rows:
-            notes.append(f"{name}: {max_rows:,} of {len(part.rows):,} rows (max-rows; stratified, seed {seed})")
-            part = part.take(stratified(part.has_answer(), max_rows, seed))
-        parts.append(_fitting(part, too_long))
-    bad = [row for part in parts for row in part.bad]
-    wrong = [answer for part in parts for answer in part.wrong]
-    settle(_left(parts), [*bad, *wrong], bad_rows)
+        part, unusable, others = _read(name, data, columns)
+        if max_rows is not None:
+            part = sampled(part, part.has_answer[part.keep], max_rows, seed, notes)
+        part, too_long = _fitting(part, why)
+        parts.append(part)
+        bad += [*unusable, *too_long]
+        wrong += others
+    settle(left(parts), [*bad, *wrong], rules.bad_rows)
     notes += [*skip_notes(bad), *_answer_notes(wrong)]
     _hidden(parts, notes)
-    if leaks is not None:
-        parts[0], leaked = _without_leaks(parts, leaks, notes)
+    if rules.leaks is not None:
+        parts[0], leaked = without_leaks([with_digests(part) for part in parts], rules.leaks, notes)
         bad += leaked
-        settle(_left(parts), leaked, "skip")
-    cut = validation_fraction > 0 and (len(parts) < 2 or parts[1].name != "validation")
-    if len(parts) < 2 or parts[1].name != "validation":
-        parts[:1] = _cut(parts[0], validation_fraction, seed, notes)
+    whole = len(parts) > 1 and parts[1].name == "validation"
+    if not whole:
+        groups = np.array(parts[0].groups, dtype=object)[parts[0].keep]
+        parts[:1] = cut_by_group(parts[0], groups, rules.validation_fraction, seed, notes, "context")
     for part in parts:
-        has = part.has_answer()
+        has = part.has_answer[part.keep]
         if len(has) and not has.all():
             notes.append(f"{part.name}: {int((1 - has).sum()):,} of {len(has):,} questions have no answer")
-    with quiet_datasets():
-        done = {part.name: _finished(part) for part in parts}
+    done = {part.name: part.data.select(part.keep) for part in parts}
+    cut = not whole and rules.validation_fraction > 0
     return Splits(done["train"], done["validation"], done.get("test"), (), (*bad, *wrong), tuple(notes), cut)
 
 
 def rows_of(data: Dataset, columns: Choice) -> list[tuple[str, str]]:
     """Questions and contexts of a table, whether it has answers or not."""
-    question = find_column(data, "question", columns[0], ())
-    context = find_column(data, "context", columns[1], (question,))
+    question = find_column(data, QUESTION, columns[0], ())
+    context = find_column(data, CONTEXT, columns[1], (question,))
     return [*zip(_texts(data, question), _texts(data, context), strict=True)]
 
 
@@ -159,11 +129,11 @@ def answers_of(value: Any, context: str) -> tuple[list[Answer], list[str]]:
                 text = _unquoted(text)
             start = context.find(text)
             if start < 0:
-                wrong.append(f"the answer {_name(text)!r} is not in its context")
+                wrong.append(f"the answer {text_name(text)!r} is not in its context")
                 continue
         elif context[start : start + len(text)] != text or start < 0:
             there = context[max(start, 0) : max(start, 0) + len(text)]
-            wrong.append(f"the answer {_name(text)!r} is not at {start} of its context, {_name(there)!r} is")
+            wrong.append(f"the answer {text_name(text)!r} is not at {start} of its context, {text_name(there)!r} is")
             continue
         good.append((text, start))
     return good, wrong
@@ -232,55 +202,79 @@ def _parsed(cell: str) -> Any:
     return stripped  # an answer may well begin with a bracket
 
 
-def _read(name: str, data: Dataset, columns: Choice, notes: list[str]) -> _Part | None:
-    """The rows of a split that are whole, and those that are not; None: a test split without answers."""
+def _columns(name: str, data: Dataset, choice: Choice, notes: list[str]) -> list[str] | None:
+    """Those of questions, contexts and answers; None: a test split without answers."""
     found: list[str] = []
-    for role, choice in zip(COLUMNS, columns, strict=True):
+    for role, named in zip(ROLES, choice, strict=True):
         try:
-            found.append(find_column(data, role, choice, found))  # type: ignore[arg-type]  # each of them is a role
+            found.append(find_column(data, role, named, found))
         except HftlError as error:
-            if name == "test" and role == "answers":
+            if name == "test" and role is ANSWERS:
                 notes.append(f"test: left out, it has no answers ({error})")
                 return None
             raise HftlError(f"{name}: {error}") from None
-    plain = data.with_format(None)
-    questions, contexts = (_texts(data, column) for column in found[:2])
-    cells = plain[found[2]][:]
-    if "answer_start" in data.column_names and found[2] != "answer_start":
-        starts = plain["answer_start"][:]
-        flat = (not cell or isinstance(cell if isinstance(cell, str) else cell[0], str) for cell in cells)
-        if all(flat):
-            cells = [
-                {"text": cell, "answer_start": start} if cell else cell
-                for cell, start in zip(cells, starts, strict=True)
-            ]
-    impossible = plain["is_impossible"][:] if "is_impossible" in data.column_names else [None] * len(data)
-    titles = _texts(data, "title") if "title" in data.column_names else [""] * len(data)
-    if len(set(titles)) < 2:  # one title over all says nothing
-        titles = contexts
-    bad, wrong, kept, answers = [], [], [], []
-    for row, (question, context, cell) in enumerate(zip(questions, contexts, cells, strict=True)):
-        good: list[Answer] = []
-        others: list[str] = []
+    return found
+
+
+def _read(name: str, data: Dataset, columns: Sequence[str]) -> tuple[_Questions, list[BadRow], list[BadRow]]:
+    """The rows of a split, those that cannot be used, and answers that cannot although their questions have others."""
+    questions, contexts = (_texts(data, column) for column in columns[:2])
+    bad, wrong, keep = list[BadRow](), list[BadRow](), list[int]()
+    answers: list[list[Answer]] = [[] for _ in questions]
+    impossible = data.with_format(None)["is_impossible"][:] if "is_impossible" in data.column_names else None
+    for row, cell in enumerate(_cells(data, columns[2])):
+        question, context, others = questions[row], contexts[row], list[str]()
         reason = "" if question.strip() and context.strip() else "no context" if question.strip() else "no question"
         try:
             good, others = answers_of(cell, context)
-            if _is_true(impossible[row]) and good:
+            if impossible is not None and _is_true(impossible[row]) and good:
                 reason = reason or "is_impossible is true, and there is an answer"
         except (ValueError, TypeError) as error:
-            reason = reason or f"its answers cannot be read ({error})"
+            good, reason = [], reason or f"its answers cannot be read ({error})"
         if others and not good:
             reason = reason or others[0]
         if reason:
-            bad.append(BadRow(name, row, _name(question), reason))
+            bad.append(BadRow(name, row, text_name(question), reason))
             continue
-        wrong += [BadRow(name, row, _name(question), each) for each in others]
-        kept.append(row)
-        answers.append(good)
-    groups = [title or context for title, context in zip(titles, contexts, strict=True)]
-    part = _Part(name, questions, contexts, [], np.arange(len(data)), groups)
-    whole = replace(part, answers=[[]] * len(data)).take(np.array(kept, dtype=np.int64))
-    return replace(whole, answers=answers, bad=bad, wrong=wrong)
+        wrong += [BadRow(name, row, text_name(question), each) for each in others]
+        keep.append(row)
+        answers[row] = good
+    table = {"question": questions, "context": contexts, "answers": list(map(_as_squad, answers))}
+    rows = Dataset(pa.table({**table, "row": range(len(data))}, schema=FEATURES.arrow_schema))
+    has_answer = np.array([len(found) > 0 for found in answers], dtype=np.int64)
+    part = _Questions(
+        name,
+        rows,
+        ("question", "context"),
+        QUESTIONS,
+        np.array(keep, dtype=np.int64),
+        has_answer=has_answer,
+        groups=_groups(data, contexts),
+    )
+    return part, bad, wrong
+
+
+def _cells(data: Dataset, column: str) -> list[Any]:
+    """What each row says of its answers; a column ``answer_start`` beside it counts where cells are plain texts."""
+    cells: list[Any] = data.with_format(None)[column][:]
+    if "answer_start" not in data.column_names or column == "answer_start":
+        return cells
+    starts = data.with_format(None)["answer_start"][:]
+    if not all(not cell or isinstance(cell if isinstance(cell, str) else cell[0], str) for cell in cells):
+        return cells
+    return [{"text": cell, "answer_start": start} if cell else cell for cell, start in zip(cells, starts, strict=True)]
+
+
+def _groups(data: Dataset, contexts: list[str]) -> list[str]:
+    """What each row belongs to: its article, or its context."""
+    titles = _texts(data, "title") if "title" in data.column_names else []
+    if len(set(titles)) < 2:  # one title over all says nothing
+        return contexts
+    return [title or context for title, context in zip(titles, contexts, strict=True)]
+
+
+def _as_squad(found: list[Answer]) -> dict[str, Any]:
+    return {"text": [text for text, _ in found], "answer_start": [start for _, start in found]}
 
 
 def _is_true(value: Any) -> bool:
@@ -295,9 +289,10 @@ def _is_true(value: Any) -> bool:
     return said in ("true", "1", "1.0")
 
 
-def _hidden(parts: list[_Part], notes: list[str]) -> None:
+def _hidden(parts: list[_Questions], notes: list[str]) -> None:
     """Leave out a test split none of whose questions has an answer, where train's have: they are kept back."""
-    if parts[-1].name == "test" and not parts[-1].has_answer().any() and parts[0].has_answer().any():
+    last, train = parts[-1], parts[0]
+    if last.name == "test" and not last.has_answer[last.keep].any() and train.has_answer[train.keep].any():
         del parts[-1]
         notes.append("test: left out, none of its questions has an answer")
 
@@ -313,72 +308,16 @@ def _answer_notes(wrong: list[BadRow]) -> list[str]:
     return notes
 
 
-def _fitting(part: _Part, too_long: TooLong) -> _Part:
-    """The part less its questions that leave no room for a context."""
-    reasons = too_long(part.questions)
-    bad = [
-        BadRow(part.name, int(part.rows[place]), _name(part.questions[place]), reason)
-        for place, reason in enumerate(reasons)
-        if reason
-    ]
-    keep = np.array([place for place, reason in enumerate(reasons) if not reason], dtype=np.int64)
-    return replace(part.take(keep), bad=[*part.bad, *bad])
+def _fitting(part: _Questions, why: Why) -> tuple[_Questions, list[BadRow]]:
+    """The part less its questions that leave no room for a context, and these."""
+    rows = part.keep.tolist()
+    reasons = dict(zip(rows, why(part.data.select(part.keep)["question"][:]), strict=True))
+    bad = [BadRow(part.name, row, part.name_of(row), reason) for row, reason in reasons.items() if reason]
+    return replace(part, keep=np.setdiff1d(part.keep, [row.row for row in bad])), bad
 
 
 def _texts(data: Dataset, column: str) -> list[str]:
     return [value or "" for value in data.with_format(None)[column][:]]
 
 
-def _name(text: str) -> str:
-    return " ".join(text.split())[:60]
-
-
-def _left(parts: list[_Part]) -> dict[str, int]:
-    return {part.name: len(part.rows) for part in parts}
-
-
-def _without_leaks(parts: list[_Part], choice: Leaks, notes: list[str]) -> tuple[_Part, list[BadRow]]:
-    """Train, less its rows that another split has as well where they are to be dropped; what is dropped."""
-    dropped, said = find_leaks(_seen(parts[0]), [_seen(part) for part in parts[1:]], choice)
-    notes += [*said, *skip_notes(dropped)]
-    gone = np.isin(parts[0].rows, [row.row for row in dropped])
-    return parts[0].take(np.flatnonzero(~gone)), dropped
-
-
-def _seen(part: _Part) -> Seen:
-    texts = Dataset.from_dict({"question": part.questions, "context": part.contexts})
-    digests = text_digests(texts, ["question", "context"], np.arange(len(texts)))
-    return Seen(part.name, part.rows, digests, part.name_of)
-
-
-def _cut(train: _Part, fraction: float, seed: int, notes: list[str]) -> list[_Part]:
-    """Train and the validation split taken from it, whole contexts or articles at a time."""
-    if not fraction:
-        return [train, replace(train.take(np.arange(0)), name="validation")]
-    codes = {name: code for code, name in enumerate(dict.fromkeys(train.groups))}
-    group = np.array([codes[name] for name in train.groups])
-    sizes = np.bincount(group)
-    shuffled = np.random.default_rng(seed).permutation(len(codes))
-    taken, left = [], fraction * len(group)
-    for each in shuffled.tolist():
-        if sizes[each] <= left:  # an article may be larger than all that is wanted
-            taken.append(each)
-            left -= sizes[each]
-    taken = taken or [int(sizes.argmin())]
-    if len(taken) == len(shuffled):
-        raise HftlError("train: all its questions are on one context, so no validation split can be cut; add others")
-    chosen = np.isin(group, taken)
-    notes.append(
-        f"validation: {int(chosen.sum()):,} of train's {len(group):,} rows (there was none; no context is in both, "
-        f"seed {seed})"
-    )
-    validation = replace(train.take(np.flatnonzero(chosen)), name="validation")
-    return [train.take(np.flatnonzero(~chosen)), validation]
-
-
-def _finished(part: _Part) -> Dataset:
-    answers = [
-        {"text": [text for text, _ in found], "answer_start": [start for _, start in found]} for found in part.answers
-    ]
-    columns = {"question": part.questions, "context": part.contexts, "answers": answers, "row": part.rows}
-    return Dataset(pa.table(columns, schema=FEATURES.arrow_schema))
+QUESTIONS = Kind(QUESTION, lambda question, _: text_name(question), digests=text_digests, nested=squad_rows)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
-from hftl.tasks.base import Outputs
+from hftl.data.batches import Batch, Outputs
+from hftl.errors import HftlError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
     Floats = npt.NDArray[np.float64]
     Ints = npt.NDArray[np.int64]
@@ -47,9 +49,6 @@ def candidates(
         where there are no more; ``null``, the score of no answer, and ``mass``, the logarithm of the sum of exp(score)
         over all spans, shape (windows,).
     """
-    import torch
-    from torch.nn import functional
-
     inside = places["begins"] >= 0
     room = max(0, most - start.shape[1])  # as many starts as are asked for
     low = -torch.inf
@@ -75,9 +74,6 @@ def candidates(
 
 def _mass(starts: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
     """The logarithm of the sum of exp(score) over all spans, shape (windows,); -inf where there is none."""
-    import torch
-    from torch.nn import functional
-
     top = ends.amax(dim=1, keepdim=True).clamp(min=torch.finfo(ends.dtype).min)
     sums = functional.avg_pool1d((ends - top).exp()[:, None], longest, stride=1)[:, 0] * longest
     return torch.logsumexp(starts + sums.log() + top, dim=1)
@@ -157,3 +153,20 @@ def threshold(margin: Floats, answered: Floats, unanswered: Floats) -> float:
     distinct = np.flatnonzero(np.diff(edges) > 0)  # between equal margins there is no threshold
     chosen = distinct[np.argmax(gained[distinct])]
     return float((edges[chosen] + edges[chosen + 1]) / 2)
+
+
+def span_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of the answer's first and last token, their mean, shape (windows,).
+
+    Among the tokens of the text and the one that stands for no answer: what pads does not matter.
+    """
+    if batch.targets is None:
+        raise HftlError("loss: the questions have no answers")
+    shut = batch.extras["begins"] < 0
+    shut = shut.scatter(1, batch.extras["null"][:, None], False)
+    both = (logits.float().masked_fill(shut, -torch.inf) for logits in (outputs.start_logits, outputs.end_logits))
+    losses = [
+        functional.cross_entropy(logits, target, reduction="none")
+        for logits, target in zip(both, batch.targets.T, strict=True)
+    ]
+    return (losses[0] + losses[1]) / 2

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from datasets import Dataset
 
+from hftl.data.batches import Batch
 from hftl.quiet import quiet_datasets
-from hftl.runtime.runtime import usable_cores
+from hftl.runtime.machine import usable_cores
 from hftl.text import tokens
 
 Places = npt.NDArray[np.int32]
@@ -137,3 +139,32 @@ def _inside(begins: Places, ends: Places, answers: Mapping[str, Any]) -> npt.NDA
     if not there.any() or begins[there].min() > start or ends.max() < end:
         return np.arange(0)
     return np.flatnonzero(there & (ends > start) & (begins < end))
+
+
+class QuestionExamples(tokens.TokenExamples):
+    """Windows as batches of ``input_ids`` and ``attention_mask`` (and ``token_type_ids``), shape (windows, positions).
+
+    Targets are the positions of the answer's first and last token, shape (windows, 2); where it is not in the window,
+    twice that of the token that stands for no answer. Extras: ``begins``, ``ends``, ``null`` (see ``candidates``) and
+    ``question``, the row that a window is of.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "begins", "ends", "null", "first", "last")
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """See ``Examples``."""
+        rows = self.dataset[indices]
+        inputs = tokens.padded(self.tokenizer, rows)
+        positions, left = inputs["input_ids"].shape[1], self.tokenizer.padding_side == "left"
+        lengths = torch.tensor([len(ids) for ids in rows["input_ids"]])
+        shift = positions - lengths if left else torch.zeros_like(lengths)
+        place = torch.arange(positions) - shift[:, None]
+        there = (place >= 0) & (place < lengths[:, None])
+        extras = {"null": torch.tensor(rows["null"]) + shift, "question": torch.tensor(rows["question_row"])}
+        for name in ("begins", "ends"):
+            extras[name] = torch.full(there.shape, -1)
+            extras[name][there] = torch.from_numpy(np.concatenate(rows[name]).astype(np.int64))
+        targets = None
+        if "first" in rows:
+            targets = torch.stack([torch.tensor(rows[name]) + shift for name in ("first", "last")], dim=1)
+        return Batch(inputs, targets, torch.tensor(indices), extras=extras)

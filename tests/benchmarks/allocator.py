@@ -1,4 +1,4 @@
-"""What ``hftl.runtime.runtime.keep_freed_memory`` is worth: training steps of a MobileNetV2 and of a
+"""What ``hftl.runtime.machine.keep_freed_memory`` is worth: training steps of a MobileNetV2 and of a
 BERT with and without it.
 
     python tests/benchmarks/allocator.py
@@ -61,7 +61,7 @@ def measure(kind: str, keep: bool) -> tuple[float, float]:
     """Seconds a step, the first left out; and the most memory held, in GB."""
     import torch
 
-    from hftl.runtime.runtime import keep_freed_memory
+    from hftl.runtime.machine import keep_freed_memory
 
     if keep:
         keep_freed_memory()

@@ -43,7 +43,7 @@ def main() -> None:
         return
     import torch
 
-    from hftl.runtime.runtime import best_precision
+    from hftl.runtime.machine import best_precision
 
     only = tuple(asked.only.split(","))
     if unknown := [name for name in only if name not in GROUPS]:

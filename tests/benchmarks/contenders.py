@@ -128,8 +128,8 @@ def padded_questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable
     """
     import numpy as np
 
-    from hftl.metrics import compare_answers
     from hftl.text.spans import threshold
+    from hftl.text.squad import compare_answers
     from hftl.text.windows import cut_windows
 
     names = {"first": "start_positions", "last": "end_positions"}
@@ -309,7 +309,7 @@ def load_model(job: Job) -> tuple[Any, Any]:
     from datasets import load_from_disk
 
     from hftl.model.heads import set_head_dropout
-    from hftl.runtime.runtime import keep_freed_memory
+    from hftl.runtime.machine import keep_freed_memory
 
     if job.well_set_up or job.way == "script":
         keep_freed_memory()  # as hftl does

@@ -90,13 +90,14 @@ def provide_data(job: Job, work: Path) -> str:
 def real(source: Source, rows: Rows, seed: int) -> Any:
     """A seeded sample of all rows that the source has, columns image, audio or text, and label."""
     from datasets import DatasetDict, Image, concatenate_datasets
+    from input_kinds import KINDS
 
-    from hftl.data.columns import find_column
+    from hftl.data.columns import LABEL, find_column
     from hftl.data.sources import load
 
-    splits = load(source.data, kind=source.kind).splits
-    names = {find_column(splits["train"], source.kind, None, ()): source.kind}
-    names[find_column(splits["train"], "label", None, list(names))] = "label"
+    splits = load(source.data, kind=KINDS[source.kind]).splits
+    names = {find_column(splits["train"], KINDS[source.kind].role, None, ()): source.kind}
+    names[find_column(splits["train"], LABEL, None, list(names))] = "label"
     chosen = [split.select_columns(list(names)) for split in splits.values()]
     everything = concatenate_datasets(chosen).rename_columns({k: v for k, v in names.items() if k != v})
     if len(everything) < rows.total:

@@ -18,7 +18,7 @@ from hftl.recipe.phase import Phase
 from hftl.recipe.recipe import Recipe, from_dict, read_yaml, to_dict, to_yaml
 from hftl.recipe.schedule import factor
 from hftl.tasks import ImageClassification, TextClassification
-from hftl.tasks.text_classification import HEAD_SHARE, kept_places
+from hftl.text.examples import HEAD_SHARE, kept_places
 
 seeds = st.lists(st.integers(0, 2**32), min_size=1, max_size=3)
 

@@ -22,10 +22,10 @@ from datasets import Dataset
 
 from hftl import Phase, Predictor, Recipe, Store, Trainer, strategies
 from hftl.image.reading import read_image
-from hftl.metrics import normalised_answer, squad_scores
 from hftl.predictor import drain, outputs_of
 from hftl.records import Evaluated, FeaturesReady, PhaseEnded
 from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
+from hftl.text.squad import normalised_answer, squad_scores
 
 if TYPE_CHECKING:
     pass

@@ -100,13 +100,13 @@ def test_birds_are_told_and_found_better_than_by_their_mean_log_mel(shared: Path
     others = baseline.predict_proba(mean_log_mel(whole, 5.0)[0])
     assert (
         metrics.score(("roc_auc",), others >= 0.5, there, others)["roc_auc"] + 0.1
-        < (metrics.score(("roc_auc",), heard.given, there, heard.probabilities)["roc_auc"])
+        < (metrics.score(("roc_auc",), heard.predicted, there, heard.probabilities)["roc_auc"])
     )
     found = heard.detections()
     calls = [(heard.labels[truth[window]], 5.0 * window) for window in np.flatnonzero(truth >= 0)[::2]]
     hits = [any(d.label == label and d.start < start + 10 and d.end > start for d in found) for label, start in calls]
     assert np.mean(hits) > 0.7
-    assert heard.given[truth < 0].any(axis=1).mean() < 0.3
+    assert heard.predicted[truth < 0].any(axis=1).mean() < 0.3
 
 
 DIGITS = {

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hftl import Phase, Recipe, Trainer, tasks
-from hftl.cli.main import parse_recipe
+from hftl.cli.options import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from input_kinds import KINDS, wanted_of
 from PIL import Image
 
 from hftl.data import splits
@@ -41,19 +43,11 @@ def prepare() -> Callable[..., splits.Splits]:
     """``prepare`` with its usual options; data may be anything that ``load`` takes."""
 
     def call(data: Any, kind: Any = "text", **options: Any) -> splits.Splits:
-        usual: dict[str, Any] = {
-            "input_column": None,
-            "label_column": None,
-            "max_rows": None,
-            "validation_fraction": 0.2,
-            "bad_rows": "skip",
-            "lone_labels": "error",
-            "known_labels": None,
-            "seed": 0,
-        }
-        sources = (
-            data if isinstance(data, Sources) else load(data if not isinstance(data, Path) else str(data), kind=kind)
-        )
-        return splits.prepare(sources, kind=kind, **{**usual, **options})
+        place = str(data) if isinstance(data, Path) else data
+        sources = data if isinstance(data, Sources) else load(place, kind=KINDS[kind])
+        names = {field.name for field in dataclasses.fields(splits.Rules)}
+        rules = {name: value for name, value in options.items() if name in names}
+        wanted = wanted_of(kind, **{name: value for name, value in options.items() if name not in names})
+        return splits.prepare(sources, wanted, splits.Rules(**rules))
 
     return call

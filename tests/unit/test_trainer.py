@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from hftl import HftlError, Phase, Trainer, strategies
 from hftl.features import source
+from hftl.image.examples import ImageExamples
 from hftl.model.layers import digest
 from hftl.recipe import defaults
 from hftl.records import Evaluated, PhaseEnded, PhaseStarted, Record, RunEnded, RunStarted, StepTaken
 from hftl.tasks import ImageClassification, TextClassification
-from hftl.tasks.image_classification import ImageExamples
 
 TinyModel = Callable[[str], Path]
 

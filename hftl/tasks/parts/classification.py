@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from hftl.errors import HftlError
+from hftl.probabilities import log_softmax, sigmoid
 from hftl.recipe.phase import Strict
-from hftl.tasks.base import Loss, Outputs, Settings, log_softmax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-    from hftl.data.batches import Batch, Frequencies
+    from hftl.data.batches import Batch, Frequencies, Loss, Outputs, Settings
     from hftl.data.sources import Data
     from hftl.data.splits import Splits
+    from hftl.data.wanted import Labelling, Wanted
     from hftl.model.heads import Loaded
 else:
     Data = str  # what a command line can hold; the library takes datasets objects as well
@@ -36,13 +37,12 @@ UNEVEN = 10
 
 @dataclass(frozen=True)
 class Classification(Strict):
-    """Options of every classification task. A task names its input (``kind``) and the model class it wants.
+    """Options of every classification task. A task says what it wants of the data, and the model class it needs.
 
     Whether rows have one label or any number of them (multi-label) is a property of the data: of lists, of cells that
     are split, or of several label columns.
     """
 
-    kind: ClassVar[Literal["image", "audio", "text"]]
     auto_class: ClassVar[str]
     answer: ClassVar[str] = "label"
     majority_is: ClassVar[str] = "always answers with the commonest training label"
@@ -124,44 +124,36 @@ class Classification(Strict):
                 "over; leave one of them out"
             )
 
+    @classmethod
+    def know_models(cls) -> None:
+        """See ``Task``: there are none."""
+
     def load_data(self, seed: int, model: str, keep_head: bool, trust_remote_code: bool, cut: bool = True) -> Splits:
         """See ``Task``."""
-        from hftl.data import sources, splits, streams
+        from hftl.data import sources, splits
+        from hftl.data.wanted import Labelling
         from hftl.model import heads
 
+        self.know_models()
         if self.label_map and not keep_head:
             raise HftlError(
                 "--task.label-map: it names labels of the pretrained head; add --keep-head, or leave it out"
             )
+        head = heads.config_of(self.auto_class, model, trust_remote_code) if keep_head else None
         known = heads.own_labels(self.auto_class, model, self.label_map, trust_remote_code) if keep_head else None
-        choice: dict[str, Any] = {
-            "kind": self.kind,
-            "input_column": getattr(self, f"{self.kind}_column"),
-            "pair_column": getattr(self, "pair_column", None),
-            "pairs": getattr(self, "pairs", False),
-            "label_column": self.label_column,
-            "label_columns": self.label_columns,
-            "max_rows": self.max_rows,
-            "seed": seed,
-            **self._further(model, keep_head, trust_remote_code),
-        }
-        streaming = streams.Wanted(**choice) if self.streaming else None
+        wanted = self._wanted(Labelling(self.label_column, self.label_columns, self.label_separator), seed, head)
+        fraction, leaks = (self.validation_fraction, self.leaks) if cut else (0.0, None)
         found = splits.prepare(
-            sources.load(self.data, kind=self.kind, subset=self.subset, streaming=streaming),
-            **choice,
-            validation_fraction=self.validation_fraction if cut else 0.0,
-            bad_rows=self.bad_rows,
-            lone_labels=self.lone_labels,
-            known_labels=known,
-            leaks=self.leaks if cut else None,
-            label_separator=self.label_separator,
+            sources.load(self.data, kind=wanted.kind, subset=self.subset, streaming=wanted if self.streaming else None),
+            wanted,
+            splits.Rules(fraction, self.bad_rows, self.lone_labels, known, leaks),
         )
         # With a head that is kept there may be nothing to train, as when a run is evaluated.
         return found if keep_head else replace(found, notes=(*found.notes, *self._uneven(found)))
 
-    def _further(self, model: str, keep_head: bool, trust_remote_code: bool) -> dict[str, Any]:  # noqa: ARG002
-        """What else the data layer has to know."""
-        return {}
+    def _wanted(self, labelling: Labelling, seed: int, head: Any) -> Wanted:
+        """What to make of the data; ``head`` is the configuration of a model whose head is kept, else None."""
+        raise NotImplementedError
 
     def _uneven(self, splits: Splits) -> list[str]:
         """A note where some label has many more training rows than another, and nothing makes up for it."""
@@ -188,6 +180,7 @@ class Classification(Strict):
         """See ``Task``. That the model is there and fits the task is seen first: it is the likelier mistake."""
         from hftl.model import heads
 
+        self.know_models()
         heads.config_of(self.auto_class, model, trust_remote_code)
         return self._load_processor(model, trust_remote_code)
 
@@ -206,6 +199,7 @@ class Classification(Strict):
         """See ``Task``."""
         from hftl.model import heads
 
+        self.know_models()
         loaded = heads.load(self.auto_class, model, labels, keep_head, head_dropout, trust_remote_code)
         if not keep_head:
             for name in self.tuned:
@@ -365,16 +359,16 @@ class Classification(Strict):
         logits = outputs["logits"]
         return sigmoid(logits) if is_multi_label(settings) else np.exp(log_softmax(logits))
 
-    def given(
-        self, probabilities: npt.NDArray[np.float64], settings: Settings, least: float | None
+    def predicted(
+        self, probabilities: npt.NDArray[np.float64], settings: Settings, threshold: float | None
     ) -> npt.NDArray[np.bool_]:
-        """See ``Lasting``."""
+        """See ``DetectionTask``."""
         import numpy as np
 
         if is_multi_label(settings):
-            return np.asarray(probabilities >= (settings["thresholds"] if least is None else least))
+            return np.asarray(probabilities >= (settings["thresholds"] if threshold is None else threshold))
         most = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
-        return np.asarray(most & (probabilities >= (LEAST if least is None else least)))
+        return np.asarray(most & (probabilities >= (LEAST if threshold is None else threshold)))
 
     def answers(
         self,
@@ -404,38 +398,9 @@ class Classification(Strict):
         return found
 
 
-def targets_of(rows: dict[str, Any]) -> torch.Tensor | None:
-    """What the loss compares with: ids, int64 of shape (rows,), or float of shape (rows, labels).
-
-    Of rows with any number of labels, multi-hot; or the targets in ``soft``, where some labels count less.
-    """
-    import torch
-
-    if "label" not in rows:
-        return None
-    targets = torch.tensor(rows.get("soft", rows["label"]))
-    return targets if targets.ndim == 1 else targets.float()
-
-
-def shares_of(rows: dict[str, Any], dataset: Dataset) -> torch.Tensor:
-    """Targets of training rows as float32 of shape (rows, labels): zeros, and a one for each label of the row."""
-    from torch.nn.functional import one_hot
-
-    targets = targets_of(rows)
-    assert targets is not None  # training rows have them
-    return (one_hot(targets, dataset.features["label"].num_classes) if targets.ndim == 1 else targets).float()
-
-
 def is_multi_label(settings: Settings) -> bool:
     """Whether a model with these settings gives rows any number of labels."""
     return bool(settings.get("problem_type") == ANY_LABELS)
-
-
-def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Probabilities of labels that do not exclude each other, in double precision; shape as that of the logits."""
-    import numpy as np
-
-    return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))))
 
 
 def _counts(targets: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:

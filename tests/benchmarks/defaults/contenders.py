@@ -35,16 +35,14 @@ def task_of(job: Job) -> Any:
 
 def with_hftl(job: Job, folder: Path) -> dict[str, Any]:
     """hftl at its defaults; ``curve`` has the test score after each epoch of the first pass, where it is asked for."""
-    from hftl import Recipe, Trainer
-    from hftl.recipe.recipe import Store
-    from hftl.recipe.strategies import by_name
+    from hftl import Recipe, Store, Trainer, strategies
     from hftl.records import Evaluated, PhaseEnded, RunEnded, RunStarted
 
     trainer: Any = Trainer(
         Recipe(
             task=task_of(job),
             model=job["model"],
-            phases=by_name(job["strategy"]),
+            phases=strategies.by_name(job["strategy"]),
             output_dir=str(folder / "run"),
             seed=job["seed"],
             precision="fp32",
@@ -201,7 +199,7 @@ def _questions(job: Job, data: Any, tokenizer: Any) -> tuple[Any, Callable[[Any]
     """Windows padded to one length, and F1 of the best spans: every question has an answer."""
     import numpy as np
 
-    from hftl.metrics import compare_answers
+    from hftl.text.squad import compare_answers
     from hftl.text.windows import cut_windows
 
     length = job["size"]

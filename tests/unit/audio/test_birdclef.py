@@ -18,9 +18,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sound_files import RATE, noise, soundfile
 
 from hftl import Phase, Predictor, Recipe, Trainer, metrics
+from hftl.data.labels import shares_of, targets_of
 from hftl.data.splits import Splits
 from hftl.tasks import AudioClassification
-from hftl.tasks.parts.classification import shares_of, targets_of
 from hftl.wording import score_names
 
 TONES = {"crow": 300, "jay": 1200, "owl": 3000}
@@ -343,10 +343,10 @@ def test_windows_have_thresholds_of_their_own() -> None:
     assert of_recordings < 0.35
     assert 0.35 < of_windows < 0.7
     assert task.score(outputs, rows, settings)["false_alarms_per_hour"] == 0
-    given = task.given(chances.reshape(-1, 1), settings, None)
+    given = task.predicted(chances.reshape(-1, 1), settings, None)
     assert (given.reshape(40, 4) == called[:, None] * [True, False, False, False]).all()
     before = {name: value for name, value in settings.items() if name != "window_thresholds"}
-    assert task.given(chances.reshape(-1, 1), before, None).sum() > given.sum(), "a run from before has one of each"
+    assert task.predicted(chances.reshape(-1, 1), before, None).sum() > given.sum(), "a run from before has one of each"
 
 
 # -- a whole run -----------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_views_are_pure_functions_of_seed_and_window(name: str, calls: Path, noi
     assert torch.equal(again, waves)
     assert not torch.equal(other, waves)
     assert (waves != plain.__getitems__(rows).inputs["input_values"]).any(dim=1).sum() >= 2  # noise: under half
-    assert waves.shape == (12, round(examples.task.seconds * SOUND_RATE))
+    assert waves.shape == (12, round(examples.seconds * SOUND_RATE))
     digests = {each.digest for each in (one, examples.at((0, 1, 3)), plain)}
     assert len(digests) == 3
     assert one.digest == training(calls, **options).at((0, 1, 2)).digest
@@ -218,8 +218,8 @@ def test_a_folder_without_noise_gets_one_line(calls: Path, tmp_path: Path, one_l
 def test_noise_is_looked_up_once(calls: Path, noises: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = training(calls, noise=str(noises))
     monkeypatch.setattr("hftl.audio.noises.checks.examine", lambda *_: pytest.fail("decoded again"))
-    assert training(calls, noise=str(noises), views=False).noises == ()
-    assert training(calls, noise=str(noises)).noises == examples.noises
+    assert training(calls, noise=str(noises), views=False).options is None
+    assert training(calls, noise=str(noises)).options == examples.options
     monkeypatch.setattr("hftl.audio.calls.sound_files", lambda *_: pytest.fail("again"))
     for epoch in range(3):
         examples.at((epoch,)).__getitems__(range(4))

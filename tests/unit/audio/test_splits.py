@@ -137,6 +137,7 @@ def test_paths_beside_the_csv_are_not_looked_for_in_its_folders(prepare, birdcle
 
 def test_images_are_found_in_the_one_folder_too_and_a_column_may_stand_alone(prepare, make_images, tmp_path):
     from hftl.data.files import read_file
+    from hftl.image.reading import IMAGES
 
     make_images(tmp_path / "images", ant=3, bee=3)
     files = sorted((tmp_path / "images").rglob("*.png"))
@@ -144,7 +145,7 @@ def test_images_are_found_in_the_one_folder_too_and_a_column_may_stand_alone(pre
     (tmp_path / "all.csv").write_text("\n".join(["image,label", *(f"{name},{name[:3]}" for name in names)]))
     assert heard_images(prepare(tmp_path / "all.csv", "image")) == [str(path) for path in files]
     (tmp_path / "alone.csv").write_text("\n".join(["image", *names]))
-    assert read_file(tmp_path / "alone.csv", "image")["image"][:] == [str(path) for path in files]
+    assert read_file(tmp_path / "alone.csv", IMAGES)["image"][:] == [str(path) for path in files]
 
 
 def heard_images(splits: Any) -> list[str]:

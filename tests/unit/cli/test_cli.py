@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from hftl import strategies
-from hftl.cli.main import main, parse_recipe
+from hftl.cli.main import main
+from hftl.cli.options import parse_recipe
 from hftl.errors import HftlError
 
 TinyModel = Callable[[str], Path]

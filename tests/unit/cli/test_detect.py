@@ -174,11 +174,11 @@ class TestDetections:
     def test_labels_of_the_most_probable_and_of_thresholds(self) -> None:
         task = AudioClassification("x")
         probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25]])
-        assert task.given(probabilities, {}, None).tolist() == [[True, False, False], [False, False, False]]
-        assert task.given(probabilities, {}, 0.3).tolist() == [[True, False, False], [True, False, False]]
+        assert task.predicted(probabilities, {}, None).tolist() == [[True, False, False], [False, False, False]]
+        assert task.predicted(probabilities, {}, 0.3).tolist() == [[True, False, False], [True, False, False]]
         several = {"problem_type": "multi_label_classification", "thresholds": [0.5, 0.3, 0.2]}
-        assert task.given(probabilities, several, None).tolist() == [[True, True, False], [False, True, True]]
-        assert task.given(probabilities, several, 0.4).tolist() == [[True, False, False], [True, False, False]]
+        assert task.predicted(probabilities, several, None).tolist() == [[True, True, False], [False, True, True]]
+        assert task.predicted(probabilities, several, 0.4).tolist() == [[True, False, False], [True, False, False]]
 
     @pytest.mark.parametrize(
         ("seconds", "text"), [(0, "0:00"), (5, "0:05"), (59.96, "1:00"), (723.5, "12:03.5"), (3723, "1:02:03")]
@@ -252,8 +252,8 @@ class TestDetect:
     def test_silence_has_no_label(self, run: Path) -> None:
         wave = noise(RATE, 8 * WINDOW)[:, 0]
         wave[round(2 * WINDOW * RATE) : round(5 * WINDOW * RATE)] = 0.1
-        (one,) = Predictor(run).detect({"array": wave, "sampling_rate": RATE}, least=0.0)
-        assert one.given.any(axis=1).tolist() == [True, True, False, False, False, True, True, True]
+        (one,) = Predictor(run).detect({"array": wave, "sampling_rate": RATE}, threshold=0.0)
+        assert one.predicted.any(axis=1).tolist() == [True, True, False, False, False, True, True, True]
 
     def test_a_file_that_is_named_twice_is_heard_once(self, run: Path, recording: Path) -> None:
         (recording.parent / f"._{recording.name}").write_bytes(b"not a sound: macOS puts such beside each file")
@@ -280,8 +280,8 @@ class TestDetect:
         predictor = Predictor(run)
         with one_line_error("overlap", "1.5"):
             predictor.detect(recording, overlap=1.5)
-        with one_line_error("least", "50"):
-            predictor.detect(recording, least=50)
+        with one_line_error("threshold", "50"):
+            predictor.detect(recording, threshold=50)
         (recording.parent / "empty").mkdir()
         with one_line_error("empty", "nothing to detect"):
             predictor.detect(recording.parent / "empty")
@@ -386,7 +386,7 @@ class TestCommand:
     ) -> None:
         tables = tmp_path / "new" / "d.csv", tmp_path / "new" / "s.csv"
         written = ["--out", str(tables[0]), "--submission", str(tables[1]), "--picture", str(tmp_path / "pictures")]
-        main(["detect", str(run), str(recording), *written, "--least", "0"])
+        main(["detect", str(run), str(recording), *written, "--threshold", "0"])
         said = capsys.readouterr().out
         assert "times real time" in said
         assert "meadow.wav" in said
@@ -457,7 +457,7 @@ class TestCommand:
         self, run: Path, recording: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         named = recording.rename(recording.with_name(f"{'meadow ' * 20}.wav"))
-        main(["detect", str(run), str(named), "--least", "0"])
+        main(["detect", str(run), str(named), "--threshold", "0"])
         head, first, *_ = capsys.readouterr().out.splitlines()
         assert head.split() == ["recording", "start", "end", "label", "score"]
         assert "meadow" in first
@@ -487,4 +487,4 @@ class TestCommand:
         capsys.readouterr()
         with pytest.raises(SystemExit):
             main(["detect", str(tmp_path / "run"), str(recording)])
-        assert "image-classification detects nothing in recordings" in capsys.readouterr().err
+        assert "image-classification detects nothing in long inputs" in capsys.readouterr().err

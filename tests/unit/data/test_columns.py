@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from input_kinds import ROLES
 
-from hftl.data.columns import find_column, find_texts
+from hftl.data.columns import find_column
 
 ONE: dict[str, Any] = {
     "string": "a", "int64": 1, "float64": 0.5, "bool": True, "binary": b"1", "class": 0,
@@ -45,12 +46,12 @@ def table(**columns: str) -> Dataset:
     ],
 )
 def test_found_by_name_then_by_type(role, columns, expected):
-    assert find_column(table(**columns), role, None, ["text"] if role == "label" else []) == expected
+    assert find_column(table(**columns), ROLES[role], None, ["text"] if role == "label" else []) == expected
 
 
 def test_a_struct_of_bytes_is_an_image():
     rows = Dataset.from_dict({"pic": [{"bytes": b"1", "path": None}], "meta": [{"n": 1}]})
-    assert find_column(rows, "image", None, []) == "pic"
+    assert find_column(rows, ROLES["image"], None, []) == "pic"
 
 
 @pytest.mark.parametrize(
@@ -72,54 +73,18 @@ def test_a_struct_of_bytes_is_an_image():
 )
 def test_none_or_several(role, columns, words, one_line_error):
     with one_line_error(*words):
-        find_column(table(**columns), role, None, [])
+        find_column(table(**columns), ROLES[role], None, [])
 
 
 def test_named(one_line_error):
     rows = table(text="string", body="string", scan="string", score="float64", day="date32", tags="list")
-    assert find_column(rows, "text", "body", []) == "body"
-    assert find_column(rows, "image", "scan", []) == "scan"  # paths without an ending
-    assert find_column(rows, "label", "score", []) == "score"
+    assert find_column(rows, ROLES["text"], "body", []) == "body"
+    assert find_column(rows, ROLES["image"], "scan", []) == "scan"  # paths without an ending
+    assert find_column(rows, ROLES["label"], "score", []) == "score"
     with one_line_error("no column 'words'", "text (string)", "--task.text-column"):
-        find_column(rows, "text", "words", [])
+        find_column(rows, ROLES["text"], "words", [])
     with one_line_error("'score' is float64, no text", "--task.text-column"):
-        find_column(rows, "text", "score", [])
+        find_column(rows, ROLES["text"], "score", [])
     with one_line_error("'day' is date32, no label", "--task.label-column"):
-        find_column(rows, "label", "day", [])
-    assert find_column(rows, "label", "tags", []) == "tags"
-
-
-GLUE = {"sentence2": "string", "Sentence1": "string", "idx": "int64"}
-
-
-@pytest.mark.parametrize(
-    ("columns", "options", "expected"),
-    [
-        ({"premise": "string", "hypothesis": "string"}, {}, ("premise", "hypothesis")),
-        (GLUE, {}, ("Sentence1", "sentence2")),
-        ({"question": "string", "sentence": "string", "label": "string"}, {}, ("question", "sentence")),
-        ({"text": "string", "sentence1": "string"}, {}, ("text", None)),
-        ({"text": "string", "query": "int64", "document": "string"}, {}, ("text", None)),
-        (GLUE, {"text": "sentence2"}, ("sentence2", None)),  # named alone: one text a row
-        (GLUE, {"text": "Sentence1"}, ("Sentence1", None)),
-        (GLUE, {"text": "Sentence1", "pairs": True}, ("Sentence1", "sentence2")),
-        (GLUE, {"pair": "sentence2"}, ("Sentence1", "sentence2")),
-        (GLUE, {"text": "sentence2", "pair": "Sentence1"}, ("sentence2", "Sentence1")),
-        ({"a": "string", "b": "string", "n": "int64"}, {"pair": "a"}, ("b", "a")),
-        ({"text": "string", "premise": "string", "hypothesis": "string"}, {"pairs": False}, ("text", None)),
-        ({"question": "string", "passage": "string", "text": "string"}, {"taken": ["passage"]}, ("text", None)),
-    ],
-)
-def test_one_text_or_a_pair(columns, options, expected):
-    usual: dict[str, Any] = {"text": None, "pair": None, "pairs": None, "taken": []}
-    assert find_texts(table(**columns), **{**usual, **options}) == expected
-
-
-def test_pairs_that_are_not_there(one_line_error):
-    rows = table(body="string", other="string", n="int64")
-    with one_line_error("no column 'second'", "other (string)", "--task.pair-column"):
-        find_texts(rows, None, "second", None, [])
-    with one_line_error("'n' is int64", "--task.pair-column"):
-        find_texts(rows, None, "n", None, [])
-    with one_line_error("no known pair", "other (string)", "--task.pair-column"):
-        find_texts(rows, "body", None, True, [])
+        find_column(rows, ROLES["label"], "day", [])
+    assert find_column(rows, ROLES["label"], "tags", []) == "tags"

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from input_kinds import KINDS
 
 from hftl.data.files import read_file
 
 
 def rows(path: Path, kind: str = "text") -> list[dict[str, object]]:
-    return list(read_file(path, kind))
+    return list(read_file(path, KINDS[kind]))
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -34,7 +35,7 @@ def test_csv_keeps_what_is_written(tmp_path):
 
 def test_csv_columns_of_numbers_are_numbers(tmp_path):
     path = write(tmp_path / "a.csv", "n,f,s\n10,0.5,1\n-9,1,01\n,,2\n")
-    dataset = read_file(path, "text")
+    dataset = read_file(path, KINDS["text"])
     assert dataset["n"][:] == [10, -9, None]
     assert dataset["f"][:] == [0.5, 1.0, None]
     assert dataset["s"][:] == ["1", "01", "2"]
@@ -79,7 +80,7 @@ def test_csv_a_short_row_has_missing_values(tmp_path):
 def test_broken_files(name, text, words, tmp_path, one_line_error):
     path = write(tmp_path / name, text)
     with one_line_error(str(path), *words):
-        read_file(path, "text")
+        read_file(path, KINDS["text"])
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl"])
@@ -87,7 +88,7 @@ def test_other_encodings(name, tmp_path, one_line_error):
     text = '{"text": "schön"}\n' if "json" in name else "text,label\nschön,gut\n"
     path = write(tmp_path / name, text, "latin-1")
     with one_line_error(str(path), "UTF-8"):
-        read_file(path, "text")
+        read_file(path, KINDS["text"])
 
 
 def test_json_as_a_list_and_as_lines(tmp_path):
@@ -120,18 +121,18 @@ def test_parquet_written_anew_is_read_anew(tmp_path):
 def test_parquet_with_categories_of_pandas(tmp_path):
     frame = pd.DataFrame({"text": ["a", "b", "c"], "label": pd.Categorical(["x", "y", "x"])})
     frame.to_parquet(tmp_path / "a.parquet")
-    assert read_file(tmp_path / "a.parquet", "text")["label"][:] == ["x", "y", "x"]
+    assert read_file(tmp_path / "a.parquet", KINDS["text"])["label"][:] == ["x", "y", "x"]
 
 
 def test_parquet_keeps_class_labels(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
     Dataset.from_dict({"text": ["x"], "label": [1]}, features=features).to_parquet(tmp_path / "a.parquet")
-    assert read_file(tmp_path / "a.parquet", "text").features["label"].names == ["z", "a"]
+    assert read_file(tmp_path / "a.parquet", KINDS["text"]).features["label"].names == ["z", "a"]
 
 
 def test_no_bar_and_no_log_lines_off_a_terminal(tmp_path, capfd):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
-    read_file(tmp_path / "a.parquet", "text")
+    read_file(tmp_path / "a.parquet", KINDS["text"])
     assert capfd.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
 
@@ -144,6 +145,6 @@ def test_paths_to_images_start_at_the_file(tmp_path, monkeypatch):
     path = write(
         tmp_path / "set" / "a.csv", f"image,label\npictures/a.jpg,x\n{tmp_path}/b.jpg,x\nhere.jpg,x\ngone.jpg,x\n,x\n"
     )
-    found = read_file(path, "image")["image"][:]
+    found = read_file(path, KINDS["image"])["image"][:]
     assert found[:2] == [str(tmp_path / "set" / "pictures" / "a.jpg"), f"{tmp_path}/b.jpg"]
     assert found[2:] == ["here.jpg", str(tmp_path / "set" / "gone.jpg"), None]

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from input_kinds import KINDS
 
 from hftl.data.sources import load
 
@@ -17,7 +18,7 @@ def write(path: Path, text: str = "text,label\na,b\n") -> Path:
 
 
 def labels_of(folder: Path, kind: str = "image") -> dict[str, list[str]]:
-    return {name: split["label"][:] for name, split in load(str(folder), kind=kind).splits.items()}
+    return {name: split["label"][:] for name, split in load(str(folder), kind=KINDS[kind]).splits.items()}
 
 
 def test_class_folders(tmp_path, make_images):
@@ -26,7 +27,7 @@ def test_class_folders(tmp_path, make_images):
     (tmp_path / "Käfer" / "Käfer0.png").rename(tmp_path / "Käfer" / "deeper" / "z.PNG")
     for junk in (".hidden.png", "__MACOSX/a.png", "Käfer/._a.png", "Käfer/Thumbs.db", ".git/x/a.png"):
         write(tmp_path / junk, "junk")
-    found = load(str(tmp_path), kind="image")
+    found = load(str(tmp_path), kind=KINDS["image"])
     assert found.notes == ()
     assert found.splits["train"]["label"][:] == ["Käfer", "Käfer", "ant hill"]
     assert [Path(path).name for path in found.splits["train"]["image"]] == ["Käfer1.png", "z.PNG", "ant hill0.png"]
@@ -34,17 +35,17 @@ def test_class_folders(tmp_path, make_images):
 
 def test_order_does_not_depend_on_the_file_system(tmp_path, make_images, monkeypatch):
     make_images(tmp_path, b=3, a=3)
-    first = load(str(tmp_path), kind="image").splits["train"]["image"][:]
+    first = load(str(tmp_path), kind=KINDS["image"]).splits["train"]["image"][:]
     listing = Path.iterdir
     monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(listing(self))))
-    assert load(str(tmp_path), kind="image").splits["train"]["image"][:] == first == sorted(first)
+    assert load(str(tmp_path), kind=KINDS["image"]).splits["train"]["image"][:] == first == sorted(first)
 
 
 def test_other_files_in_class_folders_are_noted(tmp_path, make_images):
     make_images(tmp_path, ant=1, bee=1)
     write(tmp_path / "ant" / "notes.txt")
     write(tmp_path / "README.md")
-    (note,) = load(str(tmp_path), kind="image").notes
+    (note,) = load(str(tmp_path), kind=KINDS["image"]).notes
     assert "2 files" in note
     assert "notes.txt" in note
 
@@ -64,7 +65,7 @@ def test_a_folder_that_is_no_split_is_left_out_with_a_note(tmp_path, make_images
     make_images(tmp_path / "train", ant=1, bee=1)
     make_images(tmp_path / "extra", ant=1)
     make_images(tmp_path, test=2)
-    found = load(str(tmp_path), kind="image")
+    found = load(str(tmp_path), kind=KINDS["image"])
     assert list(found.splits) == ["train"]
     assert [note.split("/")[0] for note in found.notes] == ["extra", "test"]
 
@@ -77,7 +78,7 @@ def test_classes_that_are_called_like_splits(tmp_path, make_images):
 def test_texts_in_class_folders(tmp_path):
     write(tmp_path / "pos" / "1.txt", "\ufeffgood\nfilm")
     write(tmp_path / "neg" / "1.txt", "schlecht")
-    train = load(str(tmp_path), kind="text").splits["train"]
+    train = load(str(tmp_path), kind=KINDS["text"]).splits["train"]
     assert list(train) == [{"text": "schlecht", "label": "neg"}, {"text": "good\nfilm", "label": "pos"}]
 
 
@@ -88,7 +89,7 @@ def test_data_files_by_split(tmp_path):
     write(tmp_path / "extra.csv")
     write(tmp_path / "README.md")
     write(tmp_path / "dataset_infos.json")
-    found = load(str(tmp_path), kind="text")
+    found = load(str(tmp_path), kind=KINDS["text"])
     assert {name: len(split) for name, split in found.splits.items()} == {"train": 1, "validation": 1, "test": 1}
     assert found.notes == ("extra.csv: left out, it is not named by a split",)
 
@@ -99,7 +100,7 @@ def test_shards_are_put_together_in_order(inside, tmp_path):
     for number in (1, 0):
         table = pa.table({"text": [f"shard {number}"], "label": ["b"]})
         pq.write_table(table, tmp_path / inside / f"train-0000{number}-of-00002.parquet")
-    assert load(str(tmp_path), kind="text").splits["train"]["text"][:] == ["shard 0", "shard 1"]
+    assert load(str(tmp_path), kind=KINDS["text"]).splits["train"]["text"][:] == ["shard 0", "shard 1"]
 
 
 def test_a_single_file_and_folders_of_files(tmp_path):
@@ -116,7 +117,7 @@ def test_a_table_that_names_images_beside_it(images, tmp_path, make_images):
     make_images(tmp_path / images, x=2)
     place = "images/x" if images != "train" else "x"
     write(tmp_path / "train" / "metadata.csv", f"file_name,label\n{place}/x1.png,ant\n{place}/x0.png,bee\n")
-    train = load(str(tmp_path), kind="image").splits["train"]
+    train = load(str(tmp_path), kind=KINDS["image"]).splits["train"]
     assert train["label"][:] == ["ant", "bee"]
     assert train["file_name"][0] == str(tmp_path / "train" / place / "x1.png")
 
@@ -139,13 +140,13 @@ def test_a_damaged_saved_set(tmp_path, one_line_error):
     write(tmp_path / "state.json", "{}")
     write(tmp_path / "dataset_info.json", "{}")
     with one_line_error(str(tmp_path), "save it again"):
-        load(str(tmp_path), kind="text")
+        load(str(tmp_path), kind=KINDS["text"])
 
 
 def test_nothing_usable(tmp_path, make_images, one_line_error):
     def fails(*words: str, kind: str = "image") -> None:
         with one_line_error(*words):
-            load(str(folder), kind=kind)
+            load(str(folder), kind=KINDS[kind])
 
     (folder := tmp_path / "empty").mkdir()
     fails(str(folder), "one sub-folder a class")

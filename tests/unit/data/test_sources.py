@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
+from input_kinds import KINDS
 
 from hftl.data import sources
 from hftl.data.sources import load
@@ -32,21 +33,25 @@ def hub(monkeypatch):
 
 
 def test_objects(one_line_error):
-    assert load(ROWS, kind="text").splits == {"train": ROWS}
-    assert list(load({"test": ROWS, "dev": ROWS, "train": ROWS}, kind="text").splits) == ["train", "validation", "test"]
-    assert list(load(DatasetDict({"train": ROWS}), kind="text").splits) == ["train"]
+    assert load(ROWS, kind=KINDS["text"]).splits == {"train": ROWS}
+    assert list(load({"test": ROWS, "dev": ROWS, "train": ROWS}, kind=KINDS["text"]).splits) == [
+        "train",
+        "validation",
+        "test",
+    ]
+    assert list(load(DatasetDict({"train": ROWS}), kind=KINDS["text"]).splits) == ["train"]
     with one_line_error("no train split", "test"):
-        load({"test": ROWS}, kind="text")
+        load({"test": ROWS}, kind=KINDS["text"])
     with one_line_error("val, dev", "both validation"):
-        load({"train": ROWS, "val": ROWS, "dev": ROWS}, kind="text")
+        load({"train": ROWS, "val": ROWS, "dev": ROWS}, kind=KINDS["text"])
     with one_line_error("IterableDataset", "datasets.Dataset"):
-        load(ROWS.to_iterable_dataset(), kind="text")
+        load(ROWS.to_iterable_dataset(), kind=KINDS["text"])
     with one_line_error("list", "datasets.Dataset"):
-        load({"train": [1, 2]}, kind="text")
+        load({"train": [1, 2]}, kind=KINDS["text"])
 
 
 def test_other_splits_are_left_out_with_a_note():
-    found = load({"train": ROWS, "unsupervised": ROWS}, kind="text")
+    found = load({"train": ROWS, "unsupervised": ROWS}, kind=KINDS["text"])
     assert list(found.splits) == ["train"]
     assert "unsupervised" in found.notes[0]
 
@@ -56,29 +61,29 @@ def test_other_splits_are_left_out_with_a_note():
 )
 def test_a_path_that_is_not_there(name, one_line_error):
     with one_line_error(name, "no such file or folder"):
-        load(name, kind="image")
+        load(name, kind=KINDS["image"])
 
 
 def test_paths_that_are_no_data(tmp_path, one_line_error):
     (tmp_path / "a.xlsx").write_bytes(b"x")
     with one_line_error("a.xlsx", ".xlsx", ".csv", "convert"):
-        load(str(tmp_path / "a.xlsx"), kind="text")
+        load(str(tmp_path / "a.xlsx"), kind=KINDS["text"])
     with one_line_error("--task.data"):
-        load("", kind="text")
+        load("", kind=KINDS["text"])
     with one_line_error("--task.subset cola", "leave it out"):
-        load(str(tmp_path), kind="text", subset="cola")
+        load(str(tmp_path), kind=KINDS["text"], subset="cola")
 
 
 def test_a_path_object_and_a_home_folder(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("text,label\na,b\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert len(load(Path(tmp_path / "a.csv"), kind="text").splits["train"]) == 1  # type: ignore[arg-type]
-    assert len(load("~/a.csv", kind="text").splits["train"]) == 1
+    assert len(load(Path(tmp_path / "a.csv"), kind=KINDS["text"]).splits["train"]) == 1  # type: ignore[arg-type]
+    assert len(load("~/a.csv", kind=KINDS["text"]).splits["train"]) == 1
 
 
 def test_a_hub_set(hub):
     asked = hub(DatasetDict({"train": ROWS, "test": ROWS, "unsupervised": ROWS}))
-    found = load("imdb", kind="text", subset="plain_text")
+    found = load("imdb", kind=KINDS["text"], subset="plain_text")
     assert list(found.splits) == ["train", "test"]
     assert "unsupervised" in found.notes[0]
     assert asked == [("imdb", "plain_text")]
@@ -89,10 +94,10 @@ def test_a_hub_set_of_several_subsets(hub, one_line_error):
         ValueError("Config name is missing.\nPlease pick one among the available configs: ['cola', 'sst2']\nExample: x")
     )
     with one_line_error("nyu-mll/glue", "several subsets", "--task.subset", "cola, sst2"):
-        load("nyu-mll/glue", kind="text")
+        load("nyu-mll/glue", kind=KINDS["text"])
     hub(ValueError("BuilderConfig 'colour' not found. Available: ['cola', 'sst2']"))
     with one_line_error("no subset 'colour'", "--task.subset", "cola, sst2"):
-        load("nyu-mll/glue", kind="text", subset="colour")
+        load("nyu-mll/glue", kind=KINDS["text"], subset="colour")
 
 
 @pytest.mark.parametrize(
@@ -107,13 +112,13 @@ def test_a_hub_set_of_several_subsets(hub, one_line_error):
 def test_no_such_set_or_no_hub(error, hub, one_line_error):
     hub(error)
     with one_line_error("imbd", "no such local file or folder", "the Hub", "check the name"):
-        load("imbd", kind="text")
+        load("imbd", kind=KINDS["text"])
 
 
 def test_a_hub_set_that_is_a_script(hub, one_line_error):
     hub(RuntimeError("Dataset scripts are no longer supported, but found superb.py"))
     with one_line_error("superb", "scripts are no longer supported", "parquet"):
-        load("superb", kind="text")
+        load("superb", kind=KINDS["text"])
 
 
 def test_without_a_connection_it_says_so_at_once(monkeypatch, tmp_path, one_line_error):
@@ -123,8 +128,8 @@ def test_without_a_connection_it_says_so_at_once(monkeypatch, tmp_path, one_line
     monkeypatch.setattr(sources.hub.urllib.request, "getproxies", dict)
     monkeypatch.setattr(sources.hub.socket, "getaddrinfo", unreachable)
     with one_line_error("imdb-of-nobody", "no such local file", "no connection"):
-        load("imdb-of-nobody", kind="text")
+        load("imdb-of-nobody", kind=KINDS["text"])
     (tmp_path / "someone___cached").mkdir()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: DatasetDict({"train": ROWS}))
-    assert list(load("someone/cached", kind="text").splits) == ["train"]
+    assert list(load("someone/cached", kind=KINDS["text"]).splits) == ["train"]

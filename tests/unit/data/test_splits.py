@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from input_kinds import KINDS
 from PIL import Image as Pillow
 
 from hftl.data.checks import BadRow, write_bad_rows
@@ -233,12 +235,11 @@ def test_unreadable_images_are_skipped_and_listed(prepare, pictures, one_line_er
 
 
 def test_max_rows_leaves_other_images_unopened(prepare, pictures, monkeypatch):
-    from hftl.data import checks
-    from hftl.data.examined import Examined
+    from hftl.data.kinds import Examined
 
     opened = []
-    _, *names = checks.LOOKS["image"]
-    monkeypatch.setitem(checks.LOOKS, "image", (lambda value: opened.append(value) or Examined(None, 0), *names))
+    watched = dataclasses.replace(KINDS["image"], examine=lambda value: opened.append(value) or Examined(None, 0))
+    monkeypatch.setitem(KINDS, "image", watched)
     prepare(pictures, "image", max_rows=6)
     assert len(opened) == 6
 

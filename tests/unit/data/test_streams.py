@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,20 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from input_kinds import KINDS, wanted_of
 
 import hftl
 from hftl.data import sources, streams
 from hftl.data.sources import Sources, load
-from hftl.data.streams import Stream, Wanted, keep
+from hftl.data.streams import Stream, keep
+from hftl.data.wanted import Wanted
 
 
 def wanted(kind: Any = "text", **options: Any) -> Wanted:
-    usual: dict[str, Any] = {"input_column": None, "pair_column": None, "pairs": None, "label_column": None}
-    return Wanted(kind, **{**usual, "label_columns": (), "max_rows": None, "seed": 0, **options})
+    return wanted_of(kind, **{"pairs": None, **options})
 
 
 def streamed(path: Path, kind: Any = "text", **options: Any) -> Sources:
-    return load(str(path), kind=kind, streaming=wanted(kind, **options))
+    return load(str(path), kind=KINDS[kind], streaming=wanted(kind, **options))
 
 
 def table(first: int, count: int) -> pa.Table:
@@ -67,7 +69,7 @@ def hub_layout(tmp_path) -> Path:
 
 
 def test_shards_of_a_cloned_set(hub_layout, cache):
-    plain, stream = load(str(hub_layout), kind="text"), streamed(hub_layout)
+    plain, stream = load(str(hub_layout), kind=KINDS["text"]), streamed(hub_layout)
     assert list(stream.splits) == list(plain.splits) == ["train", "test"]
     for name, rows in stream.splits.items():
         assert rows.column_names == ["text", "label"]
@@ -79,7 +81,7 @@ def test_shards_of_a_cloned_set(hub_layout, cache):
 
 def test_shards_that_are_not_there_are_noted(hub_layout):
     next((hub_layout / "data").glob("train-00001*")).unlink()
-    for found in (load(str(hub_layout), kind="text"), streamed(hub_layout)):
+    for found in (load(str(hub_layout), kind=KINDS["text"]), streamed(hub_layout)):
         assert found.notes == ("train: 2 of its 3 files are there",)
 
 
@@ -99,7 +101,7 @@ CSV = 'text,label,n\n"two\nlines, one cell",NA,1\nnull,007,2\n"say ""hi""",true,
 )
 def test_text_files(name, content, tmp_path):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    plain, stream = load(str(tmp_path / name), kind="text"), streamed(tmp_path / name)
+    plain, stream = load(str(tmp_path / name), kind=KINDS["text"]), streamed(tmp_path / name)
     assert stream.splits["train"][:] == plain.splits["train"].select_columns(["text", "label"])[:]
 
 
@@ -110,7 +112,7 @@ def test_a_csv_whose_values_come_late(tmp_path):
     (tmp_path / "b.csv").write_text("text,note,label\n" + "\n".join(["c,1,2"]))
     for name in ("a", "b"):
         stream = streamed(tmp_path / f"{name}.csv").splits["train"]
-        plain = load(str(tmp_path / f"{name}.csv"), kind="text").splits["train"]
+        plain = load(str(tmp_path / f"{name}.csv"), kind=KINDS["text"]).splits["train"]
         assert stream["label"][:] == plain["label"][:]
     named = streamed(tmp_path / "a.csv", label_column="note").splits["train"]
     assert named["note"][-2:] == [None, "x"]
@@ -150,7 +152,7 @@ def test_images_as_bytes_and_as_paths(tmp_path, make_images, prepare):
         "file,label\n" + "".join(f"{p},{n}\n" for p, n in zip(paths, labels, strict=True))
     )
     plain, stream = (found.splits["train"]["file"][:] for found in (
-        load(str(tmp_path / "table.csv"), kind="image"), streamed(tmp_path / "table.csv", "image")))  # fmt: skip
+        load(str(tmp_path / "table.csv"), kind=KINDS["image"]), streamed(tmp_path / "table.csv", "image")))  # fmt: skip
     assert stream == plain == [str(tmp_path / path) for path in paths]
     encoded = [{"bytes": file.read_bytes(), "path": None} for file in files]
     rows = Dataset.from_dict({"image": encoded, "label": labels}).cast_column("image", datasets.Image())
@@ -188,7 +190,7 @@ def test_a_sample_has_rows_of_many_files(tmp_path):
     assert {*found["label"]} == {"a", "b"}
 
 
-def test_no_more_is_read_than_a_sample_takes(monkeypatch):
+def test_no_more_is_read_than_a_sample_takes():
     read = []
 
     def rows(shards: list[int]) -> Iterator[dict[str, Any]]:
@@ -197,9 +199,9 @@ def test_no_more_is_read_than_a_sample_takes(monkeypatch):
                 read.append((shard, row))
                 yield {"text": f"{shard} {row}", "label": row % 2}
 
-    monkeypatch.setitem(streams.BUFFER, "text", 200)
     many = Stream(("x",), lambda: IterableDataset.from_generator(rows, gen_kwargs={"shards": list(range(100))}))
-    kept, _ = keep({"train": many}, wanted(max_rows=50))
+    few = dataclasses.replace(KINDS["text"], buffer=200)
+    kept, _ = keep({"train": many}, dataclasses.replace(wanted(max_rows=50), kind=few))
     assert len(kept["train"]) == 50
     assert len({shard for shard, _ in read}) <= 12
     assert len(read) < 2_000  # of 100,000
@@ -274,7 +276,7 @@ def test_what_cannot_be_streamed_is_read_as_always(tmp_path, make_images):
     rows = Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]})
     rows.save_to_disk(str(tmp_path / "saved"))
     for data, kind in ((str(tmp_path / "pictures"), "image"), (str(tmp_path / "saved"), "text"), (rows, "text")):
-        found = load(data, kind=kind, streaming=wanted(kind))
+        found = load(data, kind=KINDS[kind], streaming=wanted(kind))
         assert "no data files to stream" in found.notes[-1]
         assert len(found.splits["train"]) in (2, 4)
 
@@ -327,7 +329,7 @@ def test_a_hub_set_is_streamed_by_the_same_way(hub_layout, monkeypatch, cache):
         monkeypatch.setattr(sources.datasets, "load_dataset_builder", load_builder)
         return builder(*names)
 
-    found = load("someone/set", kind="text", subset="plain", streaming=wanted())
+    found = load("someone/set", kind=KINDS["text"], subset="plain", streaming=wanted())
     assert asked == [("someone/set", "plain")]
     assert found.notes == ("unsupervised: left out; the splits used are train, validation and test",)
     assert found.splits["train"][:] == streamed(hub_layout).splits["train"][:]
@@ -350,11 +352,12 @@ def test_images_that_lie_on_the_hub_are_kept_with_their_bytes(tmp_path, make_ima
 MEASURE = """
 import resource, sys
 from hftl.data.sources import load
-from hftl.data.streams import Wanted
+from hftl.data.wanted import Wanted
+from hftl.text.columns import TEXTS
 import datasets.config, pathlib
 datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[2])
-wanted = Wanted("text", None, None, None, None, (), None, 0)
-found = load(sys.argv[1], kind="text", streaming=wanted).splits["train"]
+wanted = Wanted(TEXTS)
+found = load(sys.argv[1], kind=TEXTS, streaming=wanted).splits["train"]
 print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -86,7 +86,7 @@ def logits_of(model: nn.Module, examples: Examples, rows: list[int]) -> torch.Te
 
 
 def found_in(model: nn.Module, examples: Examples, task: Any) -> LastLayer:
-    found = last_layer(model, examples, task, CPU)
+    found = last_layer(model, examples, task.reduce, CPU)
     assert found is not None
     return found
 
@@ -146,14 +146,14 @@ def test_names_of_some(family: str, depth: str, name: str, alone: bool, loaded: 
 def test_a_layer_that_is_frozen_is_not_to_be_solved(loaded: Any) -> None:
     model, examples, task, _ = loaded("vit")
     model.requires_grad_(False)
-    assert last_layer(model, examples, task, CPU) is None
+    assert last_layer(model, examples, task.reduce, CPU) is None
 
 
 def test_heads_with_an_answer_a_token_have_no_such_layer(tiny_model: TinyModel, squad: Path) -> None:
     task, model = QuestionAnswering(str(squad), max_rows=8, max_length=48), str(tiny_model("bert"))
     processor, splits = task.load_processor(model, False), task.load_data(0, model, False, False)
     found = task.load_model(model, splits.labels, processor, False, 0.1, False).model
-    assert last_layer(found, task.examples(splits.train, processor, augment=False), task, CPU) is None
+    assert last_layer(found, task.examples(splits.train, processor, augment=False), task.reduce, CPU) is None
 
 
 class Toy(nn.Module):
@@ -193,7 +193,7 @@ class ToyRows:
 def test_whose_outputs_are_changed_behind_it_is_not_taken_for_it(behind: Any, found: bool) -> None:
     model, task = Toy(behind), TextClassification("unused")
     rows: Any = ToyRows()
-    layer = last_layer(model, rows, task, CPU)
+    layer = last_layer(model, rows, task.reduce, CPU)
     assert (layer is not None and layer.name == "last") == found
     assert layer is None or not layer.alone
 
@@ -206,7 +206,7 @@ def test_the_layer_makes_the_logits_of_the_features_of_all_rows(family: str, loa
     model, examples, task, groups = loaded(family)
     freeze(model, groups, "head", "weights")
     found = found_in(model, examples, task)
-    rows = rows_of(model, found.module, [examples], task, CPU)
+    rows = rows_of(model, found.module, [examples], task.reduce, CPU)
     everything = list(range(len(examples)))
     expected = logits_of(model, examples, everything)
     made = functional.linear(rows.features, found.module.weight, found.module.bias).detach()
@@ -221,7 +221,7 @@ def test_the_layer_makes_the_logits_of_the_features_of_all_rows(family: str, loa
 def test_views_of_a_row_and_windows_of_a_recording_are_one_group(loaded: Any) -> None:
     model, examples, task, groups = loaded("vit")
     freeze(model, groups, "head", "weights")
-    rows = rows_of(model, found_in(model, examples, task).module, [examples, examples], task, CPU)
+    rows = rows_of(model, found_in(model, examples, task).module, [examples, examples], task.reduce, CPU)
     count = len(examples)
     assert rows.groups.tolist() == [*range(count), *range(count)]
     assert torch.equal(rows.features[:count], rows.features[count:])

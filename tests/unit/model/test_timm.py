@@ -75,7 +75,7 @@ def with_timm(code: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("file", "tests"), [("test_walk.py", "timm"), ("features/test_replay.py", "timm or family_without_a_neck")]
+    ("file", "tests"), [("tasks/test_walk.py", "timm"), ("features/test_replay.py", "timm or family_without_a_neck")]
 )
 def test_timm_models_go_where_all_go(file: str, tests: str) -> None:
     passed = with_timm(
@@ -88,10 +88,10 @@ def test_timm_models_go_where_all_go(file: str, tests: str) -> None:
         "code = pytest.main([sys.argv[1], '-k', sys.argv[2], '-p', 'no:cacheprovider'], plugins=[count])\n"
         "print(count.passed)\n"
         "sys.exit(code)",
-        str(Path(__file__).parent / file),
+        str(Path(__file__).parents[1] / file),
         tests,
     )
-    assert passed == {"test_walk.py": "4", "features/test_replay.py": "8"}[file]
+    assert passed == {"tasks/test_walk.py": "4", "features/test_replay.py": "8"}[file]
 
 
 def test_a_folder_as_the_hub_has_them(tmp_path: Path, photos: Path) -> None:

@@ -10,16 +10,9 @@ from accelerate import DistributedType
 from accelerate.state import AcceleratorState
 
 from hftl.errors import HftlError
-from hftl.runtime.runtime import (
-    Runtime,
-    best_precision,
-    channels_last,
-    keep_freed_memory,
-    random_states,
-    seed_everything,
-    suitable_threads,
-    usable_cores,
-)
+from hftl.runtime.machine import best_precision, channels_last, keep_freed_memory, suitable_threads, usable_cores
+from hftl.runtime.randomness import random_states, seed_everything
+from hftl.runtime.runtime import Runtime
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 

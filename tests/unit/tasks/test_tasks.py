@@ -10,9 +10,9 @@ from PIL import Image
 
 from hftl import tasks
 from hftl.data.batches import Batch
+from hftl.image.processors import view_size
+from hftl.probabilities import log_softmax
 from hftl.tasks import ImageClassification, TextClassification
-from hftl.tasks.base import log_softmax
-from hftl.tasks.image_classification import view_size
 
 LOGITS = np.array([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 5.0]], dtype=np.float32)
 
@@ -199,12 +199,12 @@ def test_random_views_are_for_training_alone(options, labelled_rows, tiny_model)
     for seed in ((0, 0), (0, 1)):
         examples = varied(labelled_rows, tiny_model("vit"), **options).at(seed)
         views = examples.__getitems__([0, 1, 2, 3])
-        evaluated = dataclasses.replace(examples, augment=False).__getitems__([0, 1, 2, 3])
+        evaluated = dataclasses.replace(examples, options=None).__getitems__([0, 1, 2, 3])
         assert torch.equal(evaluated.inputs["pixel_values"], plain.inputs["pixel_values"])
         assert torch.equal(evaluated.targets, plain.targets)
         assert views.inputs["pixel_values"].shape == plain.inputs["pixel_values"].shape
         assert views.inputs["pixel_values"].dtype == torch.float32
-        cropped = varied(labelled_rows, tiny_model("vit"), augment=examples.task.augment).at(seed)
+        cropped = varied(labelled_rows, tiny_model("vit"), augment=examples.options.augment).at(seed)
         assert not torch.equal(views.inputs["pixel_values"], cropped.__getitems__([0, 1, 2, 3]).inputs["pixel_values"])
 
 
@@ -433,7 +433,7 @@ def test_a_tokenizer_without_padding(tiny_model, tmp_path, one_line_error):
 def test_every_kind_of_processor_can_be_resized(kind, size):
     import transformers
 
-    from hftl.tasks.image_classification import resize, view_size
+    from hftl.image.processors import resize, view_size
 
     processor = getattr(transformers, kind)(size=size)
     resize(processor, 48)

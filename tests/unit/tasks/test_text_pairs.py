@@ -16,7 +16,7 @@ from hftl import Phase, Predictor, Recipe, Trainer
 from hftl.cli.main import main
 from hftl.recipe.recipe import read_yaml
 from hftl.tasks import TextClassification, find
-from hftl.tasks.text_classification import tokenise
+from hftl.text.examples import tokenise
 
 TinyModel = Callable[[str], Path]
 WORDS = ["good", "bad", "fine", "poor", "great", "awful", "film", "plot", "actor", "scene"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import datasets
 import pytest
+from input_kinds import KINDS
 
 from hftl.data import sources
-from hftl.data.splits import Splits
+from hftl.data.splits import Rules, Splits
 from hftl.text import questions
 
 CONTEXT = "Ada Lovelace wrote the first program in 1843. Ada was a countess."
@@ -24,10 +25,11 @@ EXPECTED = [row["answers"] for row in ROWS]
 
 
 def read(data: Any, **options: Any) -> Splits:
-    chosen = {"columns": (None, None, None), "max_rows": None, "validation_fraction": 0.0, "bad_rows": "skip",
-              "leaks": None, "seed": 0, "too_long": lambda texts: [None] * len(texts)}  # fmt: skip
-    found = sources.load(data if isinstance(data, datasets.Dataset | dict) else str(data), kind="question")
-    return questions.prepare(found, **{**chosen, **options})
+    columns, max_rows = options.pop("columns", (None, None, None)), options.pop("max_rows", None)
+    seed, why = options.pop("seed", 0), options.pop("too_long", lambda texts: [None] * len(texts))
+    rules = Rules(**{"validation_fraction": 0.0, **options})
+    found = sources.load(data if isinstance(data, datasets.Dataset | dict) else str(data), kind=KINDS["question"])
+    return questions.prepare(found, columns, rules, max_rows, seed, why)
 
 
 def squad(rows: list[dict[str, Any]]) -> dict[str, Any]:
