@@ -1,6 +1,6 @@
 """``python -m hftl``."""
 
-from hftl.cli.main import main
+from hftl.cli import main
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ from hftl.model.last_layer import LastLayer, last_layer, scale
 from hftl.model.layers import LayerGroups, freeze, start_of
 from hftl.recipe import defaults
 from hftl.recipe.phase import Phase
-from hftl.recipe.recipe import Recipe
+from hftl.recipe.recipe import Recipe, task_name
 from hftl.records import GroupRow, PhaseStarted, RunStarted
 from hftl.runtime.randomness import seed_everything
 from hftl.runtime.runtime import Runtime
@@ -142,6 +142,11 @@ class Prepared:
             notes.append("adapters are merged in the end, for the checkpoint is of another kind than the model")
         if self.recipe.store.views > 1 and not self.examples("train", augment=True).random:
             notes.append(f"--store.views {self.recipe.store.views}: these rows have no random views; one is stored")
+        if task_name(self.recipe.task).startswith("__main__:"):
+            notes.append(
+                "task: its class is in the program that runs, so that only this program can load the run again; put it "
+                "into a module of its own"
+            )
         return [*notes, *self.chosen]
 
     def open_phase(self, number: int, model: Any) -> tuple[LayerGroups, PhaseStarted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from hftl.data.batches import Outputs, epoch_steps
 from hftl.data.splits import write_bad_rows
 from hftl.errors import HftlError, one_line
 from hftl.features.source import Source, open_source
+from hftl.meter import Meter
 from hftl.model import adapters
 from hftl.model.last_layer import LOGITS, put_in, rows_of, scale, solve_head
 from hftl.model.layers import digest, fixed_statistics, frozen_digests, running_statistics, set_modes
@@ -70,20 +72,25 @@ class Trainer(Generic[T]):
     def __init__(self, recipe: Recipe[T]) -> None:
         self.recipe: Recipe[Any] = recipe
 
-    def fit(self, *readers: Reader) -> RunEnded:
-        """Run the recipe to its end; every record goes to each reader (none given: to the progress display).
+    def fit(self, *readers: Reader, display: bool = True) -> RunEnded:
+        """Run the recipe to its end; on the first process every record goes to each reader.
+
+        Args:
+            readers: called with each record (see ``hftl.records``), in this order.
+            display: whether the progress is shown as well.
 
         Raises:
             HftlError: anything that a person can mend; what was finished before it stays in the run folder.
         """
-        if not readers and first_process():
-            from hftl.display import Display
+        first = first_process()
+        with contextlib.ExitStack() as stack:
+            if display and first:
+                from hftl.display import Display
 
-            with Display() as display:
-                return self.fit(display)
-        for record in self.run():
-            for reader in readers:
-                reader(record)
+                readers = (stack.enter_context(Display()), *readers)
+            for record in self.run():
+                for reader in readers if first else ():
+                    reader(record)
         if not isinstance(record, RunEnded):
             raise RuntimeError(f"the run ended with {record}")
         return record
@@ -458,42 +465,3 @@ class Trainer(Generic[T]):
             views = self.ready.examples("train", augment=True).at((self.recipe.seed,)).picture()
             if views is not None:
                 views.save(self.folder.views)
-
-
-class Meter:
-    """Means of loss and gradient norm over a few steps, summed on the device: no step waits for the host.
-
-    They can be read after every ``every`` steps of an epoch of ``steps``, and after its last. ``total`` sums a loss
-    over all processes: each has its share.
-    """
-
-    def __init__(self, every: int, steps: int, total: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.every, self.steps, self.total = every, steps, total
-        self.loss: torch.Tensor | float = 0.0
-        self.norm: torch.Tensor | float = 0.0
-        self.count = 0
-
-    def add_loss(self, loss: torch.Tensor) -> None:
-        """Add a micro-batch's share of the loss of its step."""
-        self.loss = self.loss + loss.detach()
-
-    def add_norm(self, norm: torch.Tensor) -> None:
-        """Add a step's gradient norm; the step is complete."""
-        self.norm = self.norm + norm.detach()
-        self.count += 1
-
-    def read(self, step: int) -> tuple[float | None, float | None]:
-        """The means, where ``step`` (counted from 0 within the phase) is one after which they are due; else None.
-
-        Raises:
-            HftlError: the loss is no longer a number.
-        """
-        done = step % self.steps + 1
-        if done % self.every and done != self.steps:
-            return None, None
-        loss = float(self.total(torch.as_tensor(self.loss))) / self.count
-        norm = float(self.norm) / self.count
-        self.loss, self.norm, self.count = 0.0, 0.0, 0
-        if not math.isfinite(loss):
-            raise HftlError(f"the loss is {loss} at step {step}; lower the learning rate, or use --precision fp32")
-        return loss, norm if math.isfinite(norm) else None  # a step that fp16 has skipped has no norm

@@ -12,8 +12,7 @@ Hub name. ``--model`` is a speech encoder, or any classifier of images, which th
 import sys
 
 from hftl import Trainer
-from hftl.cli.main import errors_in_one_line
-from hftl.cli.options import parse_recipe
+from hftl.cli import errors_in_one_line, parse_recipe
 
 
 def main() -> None:

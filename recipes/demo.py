@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hftl import Trainer
-from hftl.cli.main import errors_in_one_line
-from hftl.cli.options import parse_recipe
+from hftl.cli import errors_in_one_line, parse_recipe
 from hftl.wording import score_text, seconds_text
 
 CONFIGS = Path(__file__).parent / "configs"

@@ -14,8 +14,7 @@ quarter), 0.701 (half), 0.715 (all); test 0.752; 3 min 53 s on 2 CPU cores (AMD 
 import sys
 
 from hftl import Trainer
-from hftl.cli.main import errors_in_one_line
-from hftl.cli.options import parse_recipe
+from hftl.cli import errors_in_one_line, parse_recipe
 
 
 def main() -> None:

@@ -12,8 +12,7 @@ folder of such files named by split, or a Hub name.
 import sys
 
 from hftl import Trainer
-from hftl.cli.main import errors_in_one_line
-from hftl.cli.options import parse_recipe
+from hftl.cli import errors_in_one_line, parse_recipe
 
 
 def main() -> None:

@@ -15,8 +15,7 @@ Measured: MiniLM-L6 on 2,000 reviews of IMDb, 256 tokens, defaults: validation a
 import sys
 
 from hftl import Trainer
-from hftl.cli.main import errors_in_one_line
-from hftl.cli.options import parse_recipe
+from hftl.cli import errors_in_one_line, parse_recipe
 
 
 def main() -> None:

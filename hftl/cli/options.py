@@ -18,7 +18,7 @@ import tyro
 from hftl import tasks
 from hftl.errors import HftlError
 from hftl.recipe import strategies
-from hftl.recipe.recipe import Recipe, read_yaml
+from hftl.recipe.recipe import Recipe, read_yaml, task_name
 
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Inputs = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT …")]
@@ -73,8 +73,8 @@ def parse_recipe(arguments: Sequence[str], task: str | None = None, prog: str = 
     if config is None and task is None:
         raise HftlError(f"{prog}: name a task ({', '.join(tasks.names())}) or a YAML file")
     default = _empty_recipe(tasks.find(task)) if config is None and task else read_yaml(str(config), tasks.find)
-    if task is not None and default.task.name != task:
-        raise HftlError(f"{config}: it is a recipe for {default.task.name}, not for {task}")
+    if task is not None and task_name(default.task) != task:
+        raise HftlError(f"{config}: it is a recipe for {task_name(default.task)}, not for {task}")
     if phases is not None:
         default = dataclasses.replace(default, phases=strategies.by_name(phases))
     if store is not None:

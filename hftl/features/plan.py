@@ -16,6 +16,7 @@ from hftl.data.batches import Examples
 from hftl.errors import NotStoredError
 from hftl.features import store
 from hftl.features.exact import exact_cut
+from hftl.features.makers import maker_of
 from hftl.features.replay import MASK, Cut
 from hftl.model.heads import DROPOUT_SETTINGS
 from hftl.prepare import Prepared
@@ -107,7 +108,13 @@ def plan_of(ready: Prepared, number: int, model: Any, frozen: Mapping[str, bytes
     rows += [(split, None, ready.examples(split)) for split in others]
     made_of = _made_of(cut, model, frozen, ready, runtime)
     wanted = [
-        Wanted(split, view, examples, {**made_of, "rows": examples.digest}, _bytes(cut, examples))
+        Wanted(
+            split,
+            view,
+            examples,
+            {**made_of, **_of_rows(examples)},
+            _bytes(cut, examples),
+        )
         for split, view, examples in rows
     ]
     recipe = ready.recipe
@@ -130,9 +137,23 @@ def _made_of(cut: Cut, model: Any, frozen: Mapping[str, bytes], ready: Prepared,
         "cut": [cut.module, cut.ragged, cut.dtype, *cut.shape],
         "batch": ready.recipe.eval_batch_size,
         "precision": [runtime.precision, torch.get_float32_matmul_precision()],
-        "device": runtime.device.type,
+        "device": _device(runtime.device),
         "versions": {name: _version(name) for name in VERSIONS},
     }
+
+
+def _of_rows(examples: Examples) -> dict[str, Any]:
+    """What the rows hold, and who makes them of it."""
+    return {"rows": examples.digest, "maker": maker_of(examples)}
+
+
+def _device(device: torch.device) -> list[Any]:
+    """What decides how sums are rounded: the kind of device, and how it may take short cuts."""
+    if device.type != "cuda":
+        return [device.type, torch.backends.cpu.get_cpu_capability()]
+    backends = torch.backends
+    short_cuts = (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, backends.cudnn.deterministic)
+    return [device.type, torch.cuda.get_device_name(device), *short_cuts]
 
 
 def _version(package: str) -> str:

@@ -17,6 +17,7 @@ from hftl.features.plan import Plan, Wanted, plan_of
 from hftl.features.replay import Replay, capture
 from hftl.model.layers import frozen_digests
 from hftl.prepare import Prepared
+from hftl.recipe.recipe import task_name
 from hftl.records import FeaturesPlanned, FeaturesProgress, FeaturesReady, Noted, Record
 from hftl.runtime.runtime import Runtime
 
@@ -170,7 +171,7 @@ def _declaration(
     recipe = ready.recipe
     about = {
         "model": recipe.model,
-        "task": recipe.task.name,
+        "task": task_name(recipe.task),
         "data": str(recipe.task.data) if isinstance(recipe.task.data, str) else "objects",
         "split": wanted.split,
         "view": wanted.view,

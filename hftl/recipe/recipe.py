@@ -133,11 +133,20 @@ class Recipe(Strict, Generic[T]):
             raise HftlError(f"accumulation: {self.accumulation} micro-batches out of {self.batch_size} rows; lower it")
 
 
+def task_name(task: Any) -> str:
+    """What stands for a task where it is written down: the name of hftl's own, else its class as ``module:Class``.
+
+    A subclass of one of hftl's tasks has its name, and is another.
+    """
+    of = type(task)
+    return str(task.name) if of.__module__.startswith("hftl.tasks.") else f"{of.__module__}:{of.__qualname__}"
+
+
 def to_dict(recipe: Recipe[Any]) -> dict[str, Any]:
     """The recipe as plain data; the task's name stands inside ``task``. Data objects are named by fingerprint."""
     plain = dataclasses.asdict(dataclasses.replace(recipe, task=None))
     task = {f.name: _as_plain(getattr(recipe.task, f.name)) for f in dataclasses.fields(recipe.task)}
-    found: dict[str, Any] = _as_yaml({**plain, "task": {"name": recipe.task.name, **task}})
+    found: dict[str, Any] = _as_yaml({**plain, "task": {"name": task_name(recipe.task), **task}})
     return found
 
 
@@ -147,7 +156,7 @@ def to_yaml(recipe: Recipe[Any]) -> str:
 
 
 def from_dict(plain: Any, find_task: Callable[[str], type[Any]], origin: str) -> Recipe[Any]:
-    """The recipe that plain data declares; ``find_task`` gives the class of a task by its name.
+    """The recipe that plain data declares; ``find_task`` gives the class of a task (see ``task_name``).
 
     Raises:
         HftlError: a key that is no option, a value of the wrong type, or no task; ``origin`` names the source.

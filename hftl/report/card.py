@@ -65,7 +65,7 @@ def write(folder: Path) -> Path:
     front = yaml.safe_dump(front_matter(recipe, metrics, name, adapter), sort_keys=False, allow_unicode=True)
     sections = [
         _what(name, recipe, metrics, history),
-        _scores(recipe["task"]["name"], metrics, _thresholds(metrics, history)),
+        _scores(recipe, metrics, _thresholds(metrics, history)),
         _training(recipe, metrics, history),
         _use(recipe, _thresholds(metrics, history) is not None, adapter, _has_own_code(run)),
         _environment(environment),
@@ -85,7 +85,7 @@ def front_matter(recipe: Plain, metrics: Plain, name: str, adapter: bool = False
         name: Of the model, in the Hub's table of results.
         adapter: Whether it is an adapter over ``base_model``.
     """
-    task, data = recipe["task"]["name"], _data_name(recipe)
+    task, data = _task(recipe).name, _data_name(recipe)
     results = [
         {
             "task": {"type": task},
@@ -101,7 +101,7 @@ def front_matter(recipe: Plain, metrics: Plain, name: str, adapter: bool = False
     ]
     return {
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": task,
+        **({"pipeline_tag": task} if task in tasks.names() else {}),
         **({"base_model": recipe["model"]} if is_hub_name(recipe["model"]) else {}),
         "tags": ["hftl", "transfer-learning"],
         "model-index": [{"name": name, "results": results}],
@@ -145,7 +145,7 @@ def _what(name: str, recipe: Plain, metrics: Plain, history: Sequence[Plain]) ->
     model = recipe["model"]
     base = f"[{model}](https://huggingface.co/{model})" if is_hub_name(model) else _code(_public(model))
     made = "The pretrained model" if not metrics["phases"] else "Made by transfer learning from"
-    lines = [f"# {name}", "", f"{made} {base}, for {recipe['task']['name']} on {_code(_data_name(recipe))}."]
+    lines = [f"# {name}", "", f"{made} {base}, for {_task(recipe).name} on {_code(_data_name(recipe))}."]
     for started in of_kind(history, "RunStarted")[-1:]:
         labels, rows = started["labels"], started["rows"]
         sizes = ", ".join(f"{count:,} {split}" for split, count in rows.items())
@@ -166,7 +166,7 @@ def _thresholds(metrics: Plain, history: Sequence[Plain]) -> dict[str, float] | 
     return None
 
 
-def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
+def _scores(recipe: Plain, metrics: Plain, thresholds: Mapping[str, float] | None) -> str:
     rows: list[tuple[str, str, Mapping[str, float]]] = [
         ("majority", "validation", metrics["majority"]),
         *((_phase(phase), "validation", phase["scores"]) for phase in metrics["phases"] if not phase["refit"]),
@@ -197,7 +197,7 @@ def _scores(task: str, metrics: Plain, thresholds: Mapping[str, float] | None) -
             "split included. So its validation scores are those of the chosen model before that: no row that the saved "
             "model was trained on is scored."
         )
-    majority = f"*Majority* {tasks.find(task).majority_is}."
+    majority = f"*Majority* {_task(recipe).majority_is}."
     if thresholds is not None:
         chosen = few_text([f"{label} {score_text(value)}" for label, value in thresholds.items()], MANY_LABELS)
         majority = (
@@ -248,7 +248,9 @@ def _has_own_code(run: RunFolder) -> bool:
 
 
 def _use(recipe: Plain, multi_label: bool, adapter: bool, own_code: bool) -> str:
-    task = recipe["task"]["name"]
+    task = _task(recipe).name
+    if task not in EXAMPLES and task != "question-answering":
+        return _use_of_own(recipe)
     if task == "question-answering":
         return _use_for_questions(recipe, adapter)
     trust = ", trust_remote_code=True" if own_code else ""
@@ -260,10 +262,10 @@ answer = pipeline("{task}", model="model"{trust})  # the folder beside this card
         if task == "audio-classification":  # by its name alone a pipeline takes none beside a model that is loaded
             loader, loaded = "AutoFeatureExtractor, ", 'AutoFeatureExtractor.from_pretrained("adapter")'
         load = f"""from peft import PeftModel
-from transformers import AutoConfig, {loader}{tasks.find(task).auto_class}, pipeline
+from transformers import AutoConfig, {loader}{_task(recipe).auto_class}, pipeline
 
 config = AutoConfig.from_pretrained("adapter")  # the folder beside this card
-base = {tasks.find(task).auto_class}.from_pretrained(
+base = {_task(recipe).auto_class}.from_pretrained(
     "{_public(recipe["model"])}", config=config, ignore_mismatched_sizes=True, dtype="float32"
 )  # the checkpoint, with a head for these labels
 model = PeftModel.from_pretrained(base, "adapter").merge_and_unload()
@@ -286,6 +288,24 @@ print([each["label"] for each in scores if each["score"] >= thresholds[each["lab
 ```{more}"""
 
 
+def _use_of_own(recipe: Plain) -> str:
+    """Of a task that no pipeline knows."""
+    return f"""## Use
+
+transformers has no pipeline for this task. With hftl, and {_code(recipe["task"]["name"])} where it can be imported:
+
+```python
+from hftl import Predictor
+
+print(Predictor(".")([...]))  # this folder
+```"""
+
+
+def _task(recipe: Plain) -> type[Any]:
+    """The task's class."""
+    return tasks.find(recipe["task"]["name"])
+
+
 def _about_recordings(seconds: float, own_code: bool) -> str:
     heard = f"""
 
@@ -302,7 +322,7 @@ It needs torchaudio."""
 
 
 def _use_for_questions(recipe: Plain, adapter: bool) -> str:
-    kind, folder = tasks.find(recipe["task"]["name"]).auto_class, "adapter" if adapter else "model"
+    kind, folder = _task(recipe).auto_class, "adapter" if adapter else "model"
     load = f'model = {kind}.from_pretrained("model")  # the folder beside this card'
     if adapter:
         load = f"""from peft import PeftModel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
 
-from hftl.errors import HftlError
+from hftl.errors import HftlError, one_line
+from hftl.tasks.base import Task
 
 
 def names() -> list[str]:
@@ -18,13 +20,42 @@ def names() -> list[str]:
 def find(name: str) -> type[Any]:
     """The class of a task: ``image-classification`` is ``ImageClassification`` in ``image_classification.py``.
 
+    A task of one's own is ``module:Class``, of a module that can be imported.
+
     Raises:
-        HftlError: no task has that name.
+        HftlError: no task has that name, or the class is no task.
     """
+    if ":" in name:
+        return _own(name)
     if name not in names():
-        raise HftlError(f"{name}: no such task; there are {', '.join(names())}")
+        raise HftlError(
+            f"{name}: no such task; there are {', '.join(names())}, and one of your own is module:Class, such as "
+            "my_project.tasks:Counting"
+        )
     module = importlib.import_module(f"hftl.tasks.{name.replace('-', '_')}")
     found: type[Any] = getattr(module, "".join(part.title() for part in name.split("-")))
+    return found
+
+
+def _own(name: str) -> type[Any]:
+    """The class that somebody has brought."""
+    module, _, path = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise HftlError(
+            f"{name}: its module cannot be imported ({one_line(error)}); start in the folder that has it, or install it"
+        ) from None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, type):
+        raise HftlError(f"{name}: {module} has no class {path}")
+    if not dataclasses.is_dataclass(found):
+        raise HftlError(f"{name}: it is no dataclass, and a task is one: its fields are its options")
+    options = {field.name for field in dataclasses.fields(found)}
+    wanted = {each for each in (*vars(Task), *Task.__annotations__) if not each.startswith("_")}
+    if lacking := sorted(each for each in wanted - options if not hasattr(found, each)):
+        raise HftlError(f"{name}: it is no task yet, for it lacks {', '.join(lacking)} (see hftl.tasks.base.Task)")
     return found
 
 

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hftl import Phase, Recipe, Trainer, tasks
-from hftl.cli.options import parse_recipe
+from hftl.cli import parse_recipe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
@@ -51,7 +51,7 @@ def test_script_command_and_library_give_the_same_model(
         precision="fp32",
         output_dir=str(tmp_path / "library"),
     )
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
 
     models = [load_file(tmp_path / way / "model" / "model.safetensors") for way in ("command", "script", "library")]
     for other in models[1:]:

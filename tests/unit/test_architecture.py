@@ -21,6 +21,7 @@ FLOORS = {
         "detections",
         "errors",
         "hub",
+        "meter",
         "metrics",
         "probabilities",
         "quiet",
@@ -162,7 +163,7 @@ def test_imports_are_seen_wherever_they_stand():
         for found in inner_imports("tasks.parts.classification")
     }
     assert "data.sources" in {found.target for found in inner_imports("tasks.parts.classification")}
-    assert "trainer" in {found.target for found in inner_imports("cli.main")}
+    assert "trainer" in {found.target for found in inner_imports("cli.commands")}
     assert "torch" not in package_names("tasks.base")  # for type checkers alone
 
 
@@ -290,8 +291,8 @@ def loaded_after(code: str) -> list[str]:
         "import hftl",
         "from hftl import HftlError, Phase, Recipe, strategies",
         "from hftl.tasks import AudioClassification, ImageClassification, QuestionAnswering, TextClassification",
-        "from hftl.cli.main import main; main(['--help'])",
-        "from hftl.cli.main import main; main([])",
+        "from hftl.cli import main; main(['--help'])",
+        "from hftl.cli import main; main([])",
     ],
 )
 def test_help_imports_nothing_heavy(code):

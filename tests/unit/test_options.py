@@ -196,4 +196,4 @@ def test_where_nothing_can_be_compiled_it_says_so(tiny_model, photos, tmp_path, 
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", compile=True)
     with one_line_error("--compile", "leave it out"):
-        Trainer(recipe).fit(lambda record: None)
+        Trainer(recipe).fit(display=False)

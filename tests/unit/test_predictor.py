@@ -27,7 +27,7 @@ def image_run(tiny_model: TinyModel, photos: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("image") / "run"
     task = ImageClassification(str(photos))
     recipe = Recipe(task, str(tiny_model("resnet")), PHASES, str(folder), batch_size=8, precision="fp32")
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     return folder
 
 
@@ -36,7 +36,7 @@ def text_run(tiny_model: TinyModel, reviews: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("text") / "run"
     task = TextClassification(str(reviews), max_length=16, truncation="tail")
     recipe = Recipe(task, str(tiny_model("bert")), PHASES, str(folder), batch_size=8, precision="fp32", refit=False)
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     return folder
 
 
@@ -93,7 +93,7 @@ def test_a_model_that_was_trained_on_all_rows_says_so_of_those_that_validated_it
 ) -> None:
     task, phases = TextClassification(str(reviews)), (Phase("head"),)
     recipe = Recipe(task, str(tiny_model("bert")), phases, str(tmp_path / "run"), precision="fp32")
-    ended = Trainer(recipe).fit(lambda record: None)
+    ended = Trainer(recipe).fit(display=False)
     assert ended.refit
     predictor = Predictor(tmp_path / "run")
     scores = predictor.evaluate()
@@ -121,7 +121,7 @@ def test_evaluate_other_data_forgets_what_was_said_of_the_own(
     """Neither its max_rows nor a cut: every row counts, if there is but one of a label."""
     task = TextClassification(str(reviews), max_rows=20)
     recipe = Recipe(task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32")
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     predictor = Predictor(tmp_path / "run")
     seen: list[int] = []
     for count in (2, 50):
@@ -143,7 +143,7 @@ def test_a_run_on_a_stream_is_evaluated_on_the_same_sample(
     recipe = Recipe(
         task, str(tiny_model("bert")), PHASES[:1], str(tmp_path / "run"), batch_size=8, precision="fp32", refit=False
     )
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "hftl").iterdir()}
     predictor = Predictor(tmp_path / "run")
     scores = predictor.evaluate()

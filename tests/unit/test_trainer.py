@@ -64,7 +64,7 @@ def test_each_phase_moves_exactly_what_it_declares(
 def test_two_runs_are_bit_equal_and_a_second_seed_is_not(tiny_model: TinyModel, reviews: Path, tmp_path: Path) -> None:
     def fit(name: str, seed: int) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
         recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / name, seed=seed)
-        Trainer(recipe).fit(lambda record: None)
+        Trainer(recipe).fit(display=False)
         history = [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
         timely = ("seconds", "folder", "computed")
         timeless = [{k: v for k, v in line.items() if k not in timely} for line in history]
@@ -277,7 +277,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tiny_model: TinyModel, photos: P
 def test_the_run_folder_holds_everything(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
     ended = Trainer(
         quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=strategies.gradual())
-    ).fit(lambda record: None)
+    ).fit(display=False)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "README.md",
@@ -303,9 +303,9 @@ def test_a_recipe_read_from_the_run_folder_gives_the_same_run(
     from hftl import tasks
     from hftl.recipe.recipe import read_yaml
 
-    Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(lambda record: None)
+    Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(display=False)
     again = replace(read_yaml(tmp_path / "a" / "recipe.yaml", tasks.find), output_dir=str(tmp_path / "b"))
-    Trainer(again).fit(lambda record: None)
+    Trainer(again).fit(display=False)
     first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -315,7 +315,7 @@ def test_objects_can_be_handed_in_and_are_recorded_by_fingerprint(tiny_model: Ti
 
     rows = Dataset.from_dict({"text": [f"{w} film" for w in ("good", "bad")] * 20, "label": ["pos", "neg"] * 20})
     trainer = Trainer(quick(TextClassification(rows), tiny_model("bert"), tmp_path / "run", refit=False))
-    trainer.fit(lambda record: None)
+    trainer.fit(display=False)
     assert rows._fingerprint in (tmp_path / "run" / "recipe.yaml").read_text()
     assert trainer.evaluate("validation") == json.loads((tmp_path / "run" / "metrics.json").read_text())["validation"]
 
@@ -347,7 +347,7 @@ class TestPretrained:
         self, tiny_model: TinyModel, photos: Path, tmp_path: Path
     ) -> None:
         """The head of a finished run, its classes in another order than the data's, scores as it did there."""
-        first = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(lambda r: None)
+        first = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "a")).fit(display=False)
         config = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
         weights = tmp_path / "a" / "model" / "model.safetensors"
         order = [2, 0, 1]
@@ -364,7 +364,7 @@ class TestPretrained:
         label_map = {name.upper(): name for name in ("red", "green", "blue")}
         task = ImageClassification(str(photos), label_map=label_map)
         recipe = quick(task, tmp_path / "a" / "model", tmp_path / "b", phases=strategies.pretrained())
-        again = Trainer(recipe).fit(lambda r: None).scores
+        again = Trainer(recipe).fit(display=False).scores
         for split, scores in first.scores.items():
             assert again[split] == pytest.approx(scores, abs=1e-9)
 
@@ -395,7 +395,7 @@ class TestErrors:
         phases = (Phase("all", 2, 1e30, warmup=0.0, schedule="constant"),)
         task = ImageClassification(str(photos))
         with pytest.raises(HftlError, match=r"the loss is .* lower the learning rate"):
-            Trainer(quick(task, tiny_model("vit"), tmp_path / "run", phases=phases, clip_norm=None)).fit(lambda r: None)
+            Trainer(quick(task, tiny_model("vit"), tmp_path / "run", phases=phases, clip_norm=None)).fit(display=False)
 
     def test_a_folder_that_is_not_empty_is_refused(self, tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
@@ -473,7 +473,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     make_up_scores(monkeypatch, [float("nan"), 0.2, 0.1, 0.0])
     phases = (Phase("head", 3, 1e-2),)
     ended = Trainer(quick(ImageClassification(str(photos)), tiny_model("resnet"), tmp_path / "run", phases=phases)).fit(
-        lambda record: None
+        display=False
     )
     assert (ended.best_epoch, ended.scores["validation"]["accuracy"]) == (1, 0.2)
 

@@ -374,7 +374,7 @@ def run(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer[Any]:
     trainer: Trainer[Any] = Trainer(
         Recipe(task, str(folder / "model"), phases, str(folder / "run"), batch_size=8, precision="fp32", refit=False)
     )
-    trainer.fit(lambda record: None)
+    trainer.fit(display=False)
     return trainer
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from hftl import strategies
-from hftl.cli.main import main
-from hftl.cli.options import parse_recipe
+from hftl.cli import main, parse_recipe
 from hftl.errors import HftlError
 
 TinyModel = Callable[[str], Path]
@@ -240,7 +239,7 @@ def test_default_folders_are_numbered(
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "image-classification", "--help"], ["samples", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom hftl.cli.main import main\n"
+        "import sys\nfrom hftl.cli import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as e:\n    assert not e.code\n"
         "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -255,7 +254,7 @@ def test_of_several_processes_only_the_first_speaks(monkeypatch, capsys):
     main(["--help"])
     assert capsys.readouterr().out == ""
     waited = []
-    monkeypatch.setattr("hftl.cli.main.time.sleep", waited.append)
+    monkeypatch.setattr("hftl.cli.commands.time.sleep", waited.append)
     with pytest.raises(SystemExit) as ended:
         main(["no-such-command"])
     assert ended.value.code == 2

@@ -14,7 +14,7 @@ from sound_files import RATE, encoded, noise, soundfile
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
 from hftl.audio import clips, overviews, sounds, soundscapes
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.data.ahead import ahead
 from hftl.detections import Detection, Heard, clock_text
 from hftl.records import EvaluationProgress
@@ -39,7 +39,7 @@ def run(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     model, phases = str(tiny_model("mobilenet_v1")), (Phase("head", 1, 1e-2),)
     settings = {"batch_size": 8, "eval_batch_size": 4, "precision": "fp32", "refit": False}
     recipe = Recipe(task, model, phases, str(root / "run"), **settings)
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     return root / "run"
 
 
@@ -483,7 +483,7 @@ class TestCommand:
 
         model, phases = str(tiny_model("mobilenet_v1")), (Phase("head", 1, 1e-2),)
         recipe = Recipe(ImageClassification(str(photos)), model, phases, str(tmp_path / "run"), precision="fp32")
-        Trainer(recipe).fit(lambda record: None)
+        Trainer(recipe).fit(display=False)
         capsys.readouterr()
         with pytest.raises(SystemExit):
             main(["detect", str(tmp_path / "run"), str(recording)])

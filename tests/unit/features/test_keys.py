@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from stored_runs import computed_first
 
 from hftl import Phase
 from hftl.features import plan
+from hftl.image.examples import ImageExamples
 from hftl.recipe.recipe import Recipe
 from hftl.tasks import ImageClassification, TextClassification
 
@@ -273,3 +274,34 @@ def test_a_package_that_is_not_installed_is_no_error(
 
     monkeypatch.setattr(plan.importlib.metadata, "version", lost)
     assert base("texts").computed() == ALL["texts"]
+
+
+def made_by(degrees: float) -> type[ImageClassification]:
+    """A task whose examples are of turned images; somebody changed its code if ``degrees`` are others."""
+
+    @dataclass(frozen=True)
+    class Turned(ImageExamples):
+        def __getitems__(self, indices: Any) -> Any:
+            batch = super().__getitems__(indices)
+            return replace(
+                batch, inputs={name: tensor.rot90(int(degrees / 90), (2, 3)) for name, tensor in batch.inputs.items()}
+            )
+
+    @dataclass(frozen=True)
+    class Task(ImageClassification):
+        def examples(self, dataset: Any, processor: Any, augment: bool) -> Any:
+            plain = super().examples(dataset, processor, augment)
+            return Turned(**{each.name: getattr(plain, each.name) for each in fields(plain)})
+
+    return Task
+
+
+def test_those_of_another_class_or_of_other_code_are_not_taken(base: Callable[[str], Base]) -> None:
+    photos = base("photos")
+    options = {each.name: getattr(photos.recipe.task, each.name) for each in fields(photos.recipe.task)}
+    for degrees in (90, 180):
+        turned = replace(photos.recipe, task=made_by(degrees)(**options))
+        assert photos.computed(turned) == ALL["photos"], "not the parent's, nor those of the code before"
+        assert photos.computed(turned) == []
+    assert photos.computed(replace(photos.recipe, task=made_by(90)(**options))) == [], "the same code again"
+    assert photos.computed() == []

@@ -439,7 +439,7 @@ def killed(self, arrays):
 store.Shard.append = killed
 recipe = Recipe(TextClassification(data), model, (Phase("head", 2, 1e-2),), output_dir=out, batch_size=8,
                 eval_batch_size=8, precision="fp32", store=Store(dir=folder))
-Trainer(recipe).fit(lambda record: None)
+Trainer(recipe).fit(display=False)
 """
 
 

@@ -149,7 +149,7 @@ def run_of(tiny_model, data, folder, **settings):
     phases = (Phase("head", 1, 1e-6), Phase("all", 6, 1e-2, train="lora", head_scale=1.0))
     given = {"best_by": "loss", "refit": False, **settings}
     trainer = Trainer(quick(task, tiny_model(family), folder, phases=phases, **given))
-    return trainer, trainer.fit(lambda record: None)
+    return trainer, trainer.fit(display=False)
 
 
 @pytest.mark.parametrize("data", ["reviews", "photos"])
@@ -191,7 +191,7 @@ def test_adapters_over_weights_that_moved_before_are_merged(tiny_model, reviews,
     phases = (Phase(1, 1, 1e-3), Phase("all", 2, 1e-2, train="lora"))
     settings = {"phases": phases, "best_by": "loss", "refit": False}
     recipe = quick(TextClassification(str(reviews)), tiny_model("bert"), tmp_path / "run", **settings)
-    ended = Trainer(recipe).fit(lambda record: None)
+    ended = Trainer(recipe).fit(display=False)
     assert (ended.best_phase, ended.saved) == (1, "model")
     assert Predictor(tmp_path / "run").evaluate("validation") == pytest.approx(ended.scores["validation"], abs=1e-5)
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from hftl import Phase, Predictor, Recipe, Trainer
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.tasks import ImageClassification
 
 NAMES = (
@@ -66,7 +66,7 @@ def test_names_from_folders(tiny_model: Callable[[str], Path], tmp_path: Path) -
         ImageClassification(str(tmp_path / "data")), str(tiny_model("vit")), PHASES, str(tmp_path / "run"),
         batch_size=8, precision="fp32",
     )  # fmt: skip
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     assert sorted(names_of_the_run(tmp_path / "run")) == sorted(names)
     answer = Predictor(tmp_path / "run")(str(tmp_path / "data" / names[0] / "0.png"))[0]
     assert sorted(answer["scores"]) == sorted(names)

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from transformers import pipeline
 
 from hftl import HftlError, Phase, Predictor, Recipe, Trainer
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.data.batches import Batch
 from hftl.records import Evaluated
 from hftl.tasks import ImageClassification, TextClassification
@@ -134,7 +134,7 @@ def text_run(tiny_model: TinyModel, tagged: Path, tmp_path_factory: pytest.TempP
         precision="fp32",
     )
     trainer = Trainer(recipe)
-    trainer.fit(lambda record: None)
+    trainer.fit(display=False)
     return trainer
 
 
@@ -147,7 +147,7 @@ def image_run(tiny_model: TinyModel, photos: Path, tmp_path_factory: pytest.Temp
     task = ImageClassification(str(folder / "photos.csv"), label_columns=("red", "warm"))
     phases = (Phase("head", 1, 1e-2), Phase("all", 1, 1e-3))
     recipe = Recipe(task, str(tiny_model("vit")), phases, str(folder / "run"), batch_size=8, precision="fp32")
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     return folder / "run"
 
 
@@ -217,7 +217,7 @@ def test_the_cards_example_gives_the_labels(
 def test_the_pretrained_head_is_kept(text_run: Trainer[Any], tagged: Path, tmp_path: Path) -> None:
     task, model = TextClassification(str(tagged), max_length=16), str(folder_of(text_run) / "model")
     trainer = Trainer(Recipe(task, model, (), str(tmp_path / "run"), precision="fp32"))
-    scores = trainer.fit(lambda record: None).scores
+    scores = trainer.fit(display=False).scores
     expected = json.loads((folder_of(text_run) / "metrics.json").read_text())
     assert scores["test"] == pytest.approx(expected["test"], abs=1e-6)
 
@@ -225,7 +225,7 @@ def test_the_pretrained_head_is_kept(text_run: Trainer[Any], tagged: Path, tmp_p
 def test_a_new_head_for_single_labels_forgets_them(text_run: Trainer[Any], reviews: Path, tmp_path: Path) -> None:
     model = str(folder_of(text_run) / "model")
     recipe = Recipe(TextClassification(str(reviews)), model, (Phase("head", 1, 1e-2),), str(tmp_path / "run"))
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["problem_type"] == "single_label_classification"
     assert "thresholds" not in config

@@ -16,7 +16,7 @@ import transformers
 from zoo import TEXT, asked
 
 from hftl import Phase, Predictor, Recipe, Store, Trainer, prepare
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.data.batches import Batch
 from hftl.records import FeaturesReady, PhaseStarted, RunEnded, StepTaken
 from hftl.tasks import ImageClassification, QuestionAnswering, TextClassification
@@ -39,7 +39,7 @@ def recipe_for(family: str, squad: Path, tiny_model: TinyModel, folder: Path, **
 @pytest.fixture(scope="module", params=FAMILIES)
 def run(request: pytest.FixtureRequest, squad: Path, tiny_model: TinyModel, tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("answers") / "run"
-    Trainer(recipe_for(request.param, squad, tiny_model, folder)).fit(lambda record: None)
+    Trainer(recipe_for(request.param, squad, tiny_model, folder)).fit(display=False)
     return folder
 
 
@@ -221,7 +221,7 @@ def test_windows_of_one_text_answer_as_any_batch_does(run: Path) -> None:
 @pytest.fixture(scope="module")
 def bert_run(squad: Path, tiny_model: TinyModel, tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("typed") / "run"
-    Trainer(recipe_for("bert", squad, tiny_model, folder)).fit(lambda record: None)
+    Trainer(recipe_for("bert", squad, tiny_model, folder)).fit(display=False)
     return folder
 
 
@@ -283,7 +283,7 @@ def test_all_answered_data_always_get_an_answer(squad: Path, tiny_model: TinyMod
         rows = [row for row in map(json.loads, (squad / f"{split}.jsonl").open()) if row["answers"]["text"]]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     folder = tmp_path / "run"
-    ended = Trainer(recipe_for("distilbert", tmp_path, tiny_model, folder)).fit(lambda record: None)
+    ended = Trainer(recipe_for("distilbert", tmp_path, tiny_model, folder)).fit(display=False)
     assert isinstance(ended, RunEnded)
     assert set(ended.scores["validation"]) == {"f1", "exact_match", "loss"}
     answers = Predictor(folder)([(row["question"], row["context"]) for row in rows])

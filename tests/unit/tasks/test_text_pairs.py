@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer, pipeline
 
 from hftl import Phase, Predictor, Recipe, Trainer
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.recipe.recipe import read_yaml
 from hftl.tasks import TextClassification, find
 from hftl.text.examples import tokenise
@@ -41,7 +41,7 @@ def run_of(family: str, data: Path, model: Path, folder: Path, **options: Any) -
     task = TextClassification(str(data), max_length=16, **options)
     phases = (Phase("all", 1, 1e-3),)
     recipe = Recipe(task, str(model), phases, str(folder), batch_size=8, precision="fp32", refit=False)
-    Trainer(recipe).fit(lambda record: None)
+    Trainer(recipe).fit(display=False)
     return folder
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from zoo import AUDIO, IMAGE, MELS, TEXT, auto_class
 
 from hftl import Phase, Recipe, Trainer
-from hftl.cli.main import main
+from hftl.cli import main
 from hftl.model.layers import LayerGroups
 from hftl.records import PhaseEnded, PhaseStarted, RunStarted, StepTaken
 from hftl.tasks import AudioClassification, ImageClassification, TextClassification
