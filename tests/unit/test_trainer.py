@@ -378,9 +378,8 @@ class TestPretrained:
 def test_of_equal_scores_the_lowest_loss_is_best(tiny_model: TinyModel, photos: Path, tmp_path: Path) -> None:
     phases = (Phase("head", 4, 1e-6, warmup=0.0, schedule="constant"),)  # too slow to change an answer
     records: list[Record] = []
-    ended = Trainer(quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases)).fit(
-        records.append
-    )
+    recipe = quick(ImageClassification(str(photos)), tiny_model("vit"), tmp_path / "run", phases=phases)
+    ended = Trainer(recipe).fit(records.append, display=False)
     epochs = [record for record in records if isinstance(record, Evaluated) and record.split == "validation"]
     assert len({record.scores["accuracy"] for record in epochs}) == 1
     losses = [record.scores["loss"] for record in epochs]
