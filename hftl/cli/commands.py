@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,8 @@ from hftl.quiet import first_process
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit with 2 and one line where a person can mend what went wrong."""
-    sys.path.append(os.getcwd())  # where a task of one's own may be; last, so that it hides nothing that is installed
+    if "" not in sys.path:  # the current folder may hold a task of one's own; last, so that it hides nothing installed
+        sys.path.append("")
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     commands: dict[str, Callable[[list[str]], None]] = {
         "fit": fit,
